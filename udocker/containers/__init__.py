@@ -1,0 +1,1 @@
+"""Containers: what they are on disk and what will run in them."""

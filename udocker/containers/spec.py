@@ -1,0 +1,190 @@
+"""What will run, as plain values: everything that an engine needs to know and nothing else.
+
+Host paths and paths in the container are `str`: `pathlib` costs 11 ms of start-up. Fields and
+parameters say which one they hold.
+"""
+
+from __future__ import annotations
+
+from udocker.values import dataclass, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Protocol
+
+    from udocker.containers.container import Container
+    from udocker.host.probe import Host
+else:
+    Protocol = object
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A host file or directory that shows at a path of the container (mounts below it too)."""
+
+    source: str
+    """Host path."""
+    destination: str
+    """Absolute path in the container; made where it does not exist."""
+    readonly: bool = False
+
+
+@dataclass(frozen=True)
+class DeviceNode:
+    """A device node of the host that shows at a path of the container."""
+
+    source: str
+    """Host path of the node."""
+    destination: str
+    """Absolute path in the container."""
+
+
+@dataclass(frozen=True)
+class Symlink:
+    """A symbolic link that the container must have."""
+
+    path: str
+    """Absolute path of the link in the container."""
+    target: str
+
+
+@dataclass(frozen=True)
+class ContainerEdits:
+    """Changes to a container, in CDI's word and shape; `a | b` has both, b's later.
+
+    `library_dirs` are directories of the container that hold injected libraries, for engines
+    whose loader does not read the container's ld.so.cache.
+    """
+
+    env: tuple[tuple[str, str], ...] = ()
+    device_nodes: tuple[DeviceNode, ...] = ()
+    binds: tuple[Bind, ...] = ()
+    symlinks: tuple[Symlink, ...] = ()
+    library_dirs: tuple[str, ...] = ()
+    additional_gids: tuple[int, ...] = ()
+
+    def __or__(self, other: ContainerEdits) -> ContainerEdits:
+        return ContainerEdits(
+            env=self.env + other.env,
+            device_nodes=_once(self.device_nodes + other.device_nodes),
+            binds=_once(self.binds + other.binds),
+            symlinks=_once(self.symlinks + other.symlinks),
+            library_dirs=_once(self.library_dirs + other.library_dirs),
+            additional_gids=_once(self.additional_gids + other.additional_gids),
+        )
+
+
+def _once(values: tuple) -> tuple:  # type: ignore[type-arg]
+    return tuple(dict.fromkeys(values))
+
+
+@dataclass(frozen=True)
+class User:
+    """Who the program is inside: numbers, name and home as the container's passwd has them."""
+
+    uid: int
+    gid: int
+    name: str
+    home: str
+
+
+@dataclass(frozen=True)
+class Process:
+    """The program: its arguments, environment, directory and user."""
+
+    args: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    cwd: str
+    user: User
+    terminal: bool = False
+
+
+@dataclass(frozen=True)
+class Rootfs:
+    """The root file system: a read-only tree with a writable layer, or one writable directory.
+
+    `tree` is the lower directory, `upper` and `work` the writable layer's; without `upper` the
+    writable layer lives in memory. `flat` means that `tree` itself is the container's own and
+    is written to.
+    """
+
+    tree: str
+    upper: str | None = None
+    work: str | None = None
+    flat: bool = False
+    volatile: bool = False
+    """The writable layer is thrown away after the run: nothing of it need reach the disk."""
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A small generated file that shows read-only at a path of the container."""
+
+    destination: str
+    text: str
+
+
+@dataclass(frozen=True)
+class RuntimeSpec:
+    """One run of a container, whole."""
+
+    rootfs: Rootfs
+    process: Process
+    hostname: str | None = None
+    edits: ContainerEdits = ContainerEdits()
+    files: tuple[TextFile, ...] = ()
+    tmpfs: tuple[str, ...] = ()
+    """Absolute paths in the container where an empty file system in memory goes."""
+    readonly: bool = False
+    network: str = "host"
+    """`host` or `none`."""
+
+    def edited(self, edits: ContainerEdits) -> RuntimeSpec:
+        """Return this spec with `edits` added to it."""
+        return replace(self, edits=self.edits | edits)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A command that runs the container; its text can be pasted into a shell."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        words = [quoted(f"{name}={value}") for name, value in self.env]
+        prefix = ["env", "-i", *words] if words else []
+        return " ".join(prefix + [quoted(word) for word in self.argv])
+
+
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_")
+
+
+def quoted(word: str) -> str:
+    """Return `word` as a shell reads it back (`shlex.quote`, without its import of `re`)."""
+    if word and _PLAIN.issuperset(word):
+        return word
+    return "'" + word.replace("'", "'\"'\"'") + "'"
+
+
+class Engine(Protocol):
+    """A way to run containers."""
+
+    name: str
+
+    def obstacle(self, host: Host) -> str | None:
+        """Return why this engine cannot run here, in one sentence; None when it can."""
+
+    def prepare(self, container: Container) -> None:
+        """Make what this engine needs beside the container (changes the disk)."""
+
+    def plan(self, spec: RuntimeSpec) -> Launch:
+        """Return the command that runs `spec`. Changes nothing."""
+
+
+class DeviceSource(Protocol):
+    """Something of the host that can be added to a container."""
+
+    def edits(self, host: Host, request: Mapping[str, str]) -> ContainerEdits:
+        """Return what must be added so that the container can use it."""

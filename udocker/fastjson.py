@@ -1,0 +1,78 @@
+"""JSON without the 15 ms that importing `json` (and `re` with it) adds to start-up.
+
+The reader is the C scanner that `json` itself uses; it is strict where `json` is lax:
+a repeated key or text after the value is an error. Where an interpreter has no such
+scanner, `json` answers.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+try:
+    import _json
+except ImportError:  # pragma: no cover - CPython has it
+    _json = None  # type: ignore[assignment]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a key is given twice in one object")
+    return members
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+class _Context:
+    """The attributes that the C scanner reads."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = staticmethod(_object)
+    parse_float = float
+    parse_int = int
+    parse_constant = staticmethod(_constant)
+    memo: dict[str, str] = {}
+
+
+def loads(data: bytes | str) -> Any:
+    """Return the value that `data` (UTF-8) holds. Raises ValueError, whatever is wrong."""
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+        text = text.strip(" \t\r\n")
+        if _json is None:  # pragma: no cover
+            import json
+
+            return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        value, end = _json.make_scanner(_Context)(text, 0)  # type: ignore[arg-type]
+    except (RecursionError, StopIteration) as error:
+        raise ValueError("not a JSON value, or nested too deeply") from error
+    if end != len(text):
+        raise ValueError(f"text after the JSON value at character {end}")
+    return value
+
+
+def dumps(value: Any) -> str:
+    """Return `value` (None, bool, int, str, list, tuple, dict) as compact JSON."""
+    if _json is None or isinstance(value, float):  # pragma: no cover
+        import json
+
+        return json.dumps(value, separators=(",", ":"))
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _json.encode_basestring_ascii(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{dumps(k)}:{dumps(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(dumps, value)) + "]"
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,0 +1,1 @@
+"""Facts about the machine, read below a root, never changed."""

@@ -1,0 +1,1 @@
+"""Images on disk: content by digest, layers unpacked into trees."""

@@ -1,0 +1,1 @@
+"""Image names and the registries that they lead to."""

@@ -1,0 +1,131 @@
+"""What the user wants everywhere: flags, then environment, then files, then defaults.
+
+The only reader of the process environment. Files are `key = value` lines; a `[section]` line
+and lines that begin with `#` or `;` say nothing. No file of the current directory is ever read.
+"""
+
+from __future__ import annotations
+
+import os
+
+from udocker.errors import UsageError
+from udocker.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+SYSTEM_FILE = "/etc/udocker.conf"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting, typed. Paths are absolute; `environment` is the caller's, unchanged."""
+
+    directory: str
+    """Where images, trees and containers lie (`UDOCKER_DIR`)."""
+    environment: Mapping[str, str]
+    registry: str = "docker.io"
+    """Where names without a host are looked up (`UDOCKER_REGISTRY`)."""
+    insecure: bool = False
+    """Speak http, and https without checking certificates, to every registry."""
+    jobs: int = 0
+    """Layers pulled at the same time; 0: as many as there are processors, 2 to 6."""
+    engine: str = ""
+    """The engine to run with; empty: the first one without an obstacle."""
+    quiet: bool = False
+    debug: bool = False
+
+
+_KEYS = {
+    "directory": str,
+    "registry": str,
+    "insecure": bool,
+    "jobs": int,
+    "engine": str,
+    "quiet": bool,
+    "debug": bool,
+}
+_VARIABLES = {
+    "directory": "UDOCKER_DIR",
+    "registry": "UDOCKER_REGISTRY",
+    "insecure": "UDOCKER_INSECURE",
+    "jobs": "UDOCKER_JOBS",
+    "engine": "UDOCKER_DEFAULT_EXECUTION_MODE",
+    "quiet": "UDOCKER_QUIET",
+    "debug": "UDOCKER_DEBUG",
+}
+
+
+def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings in force. `flags` hold what the command line gave, None: not given.
+
+    Raises UsageError for a value of the wrong kind, naming where it stands.
+    """
+    home = environment.get("HOME") or _passwd_home()
+    chosen: dict[str, Any] = {}
+    user_file = os.path.join(environment.get("UDOCKER_DIR") or f"{home}/.udocker", "udocker.conf")
+    for path in (SYSTEM_FILE, user_file):
+        chosen.update(_read_file(path))
+    for key, variable in _VARIABLES.items():
+        text = environment.get(variable)
+        if text:
+            chosen[key] = _typed(key, text, f"${variable}")
+    chosen.update({key: value for key, value in flags.items() if value is not None})
+    directory = str(chosen.pop("directory", "") or f"{home}/.udocker")
+    directory = os.path.abspath(home + directory[1:] if directory[:2] in ("~", "~/") else directory)
+    if ":" in directory or "," in directory or "\\" in directory:
+        raise UsageError(
+            f"the directory {directory!r} holds ':', ',' or '\\', which overlay mounts cannot name",
+            hint="set UDOCKER_DIR to another one",
+        )
+    return Settings(directory=directory, environment=dict(environment), **chosen)
+
+
+def _passwd_home() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        raise UsageError("this user has no home directory", hint="set HOME or UDOCKER_DIR") from None
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read(1 << 20).splitlines()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the settings in {path}: {error}") from error
+    values: dict[str, Any] = {}
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        if not line or line[0] in "#;[":
+            continue
+        key, equals, text = line.partition("=")
+        key, where = key.strip(), f"{path}:{number}"
+        if not equals:
+            raise UsageError(f"{where}: {line!r} is not `key = value`")
+        if key in _KEYS:
+            values[key] = _typed(key, text.strip().strip("\"'"), where)
+    return values
+
+
+_TRUTH = {"1": True, "true": True, "yes": True, "on": True}
+_TRUTH.update({"0": False, "false": False, "no": False, "off": False})
+
+
+def _typed(key: str, text: str, where: str) -> Any:
+    kind = _KEYS[key]
+    if kind is bool:
+        if text.lower() not in _TRUTH:
+            raise UsageError(f"{where}: {key} is {text!r}, not true or false")
+        return _TRUTH[text.lower()]
+    if kind is int:
+        if not text.isdigit():
+            raise UsageError(f"{where}: {key} is {text!r}, not a number")
+        return int(text)
+    return text
