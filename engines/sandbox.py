@@ -38,6 +38,7 @@ MS_BIND, MS_REC, MS_SLAVE = 4096, 16384, 1 << 19
 MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
+SIGKILL = 9
 SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442
 OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH = 1, 4
 SCRATCH = "/run/udocker"
@@ -109,11 +110,6 @@ def enter_user_namespace(flags: int, inside: tuple[int, int], outside: tuple[int
     _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{inside[0]} {outside[0]} 1")
     _write("/proc/self/gid_map", f"{inside[1]} {outside[1]} 1")
-
-
-def set_parent_death_signal(signal: int) -> None:
-    """Have the kernel send `signal` to this process when its parent ends. Survives exec."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0)
 
 
 # --- names in the container (the process is chrooted when these run) -----------------------
@@ -552,6 +548,7 @@ class Plan:
         self.network = "host"
         self.readonly = False
         self.fake_root = False
+        self.die_with_parent = False
         self.program: list[str] = []
 
     def everything(self) -> list[Operation]:
@@ -603,6 +600,7 @@ OPTIONS = {
     "--hostname": (1, lambda p, name: setattr(p, "hostname", name)),
     "--network": (1, lambda p, kind: setattr(p, "network", kind)),
     "--read-only": (0, lambda p: setattr(p, "readonly", True)),
+    "--die-with-parent": (0, lambda p: setattr(p, "die_with_parent", True)),
     "--fake-root": (0, lambda p: setattr(p, "fake_root", True)),
 }
 
@@ -640,6 +638,8 @@ def run(plan: Plan, env: Mapping[str, str]) -> NoReturn:
     build(plan.root, plan.everything(), plan.cwd)
     os.umask(umask)
     enter_user_namespace(CLONE_NEWNS, (plan.uid, plan.gid), (0, 0))
+    if plan.die_with_parent:  # after the last change of credentials, which would undo it
+        _libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")
     if plan.fake_root:
         install_fake_root(os.uname().machine)

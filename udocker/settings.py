@@ -80,7 +80,15 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) 
             f"the directory {directory!r} holds ':', ',' or '\\', which overlay mounts cannot name",
             hint="set UDOCKER_DIR to another one",
         )
-    return Settings(directory=directory, environment=dict(environment), **chosen)
+    return Settings(directory=directory, environment=_callers(environment), **chosen)
+
+
+def _callers(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment as it was before Python set LC_CTYPE in it (PEP 538)."""
+    own = dict(environment)
+    if own.get("LC_CTYPE") == "C.UTF-8" and not ("LANG" in own or "LC_ALL" in own):
+        del own["LC_CTYPE"]
+    return own
 
 
 def _passwd_home() -> str:

@@ -139,6 +139,8 @@ class RuntimeSpec:
     readonly: bool = False
     network: str = "host"
     """`host` or `none`."""
+    supervised: bool = False
+    """A process stays behind for what is to be done at the end; the program dies with it."""
 
     def edited(self, edits: ContainerEdits) -> RuntimeSpec:
         """Return this spec with `edits` added to it."""
@@ -176,8 +178,11 @@ class Engine(Protocol):
     def obstacle(self, host: Host) -> str | None:
         """Return why this engine cannot run here, in one sentence; None when it can."""
 
-    def prepare(self, container: Container) -> None:
-        """Make what this engine needs beside the container (changes the disk)."""
+    def rootfs(self, host: Host, container: Container) -> Rootfs:
+        """Return the root file system that the container gets from this engine."""
+
+    def prepare(self, container: Container, rootfs: Rootfs) -> None:
+        """Make what `rootfs` needs beside the container (changes the disk)."""
 
     def plan(self, spec: RuntimeSpec) -> Launch:
         """Return the command that runs `spec`. Changes nothing."""

@@ -1,0 +1,197 @@
+"""The embedded engine: user namespaces, with nothing to install (modes N1 flat, N2 overlay)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from udocker import disk, fastjson
+from udocker.containers.spec import Launch, Rootfs
+from udocker.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import NoReturn
+
+    from udocker.containers.container import Container
+    from udocker.containers.spec import RuntimeSpec
+    from udocker.host.probe import Host
+
+SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sandbox.py")
+MEMORY_OVERLAY = (6, 6)
+"""The first kernel whose tmpfs has the attributes by which an overlay notes what was removed."""
+_FACT_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Support:
+    """What the kernel lets this user do: `step` is empty, or what failed with `errno`."""
+
+    step: str
+    errno: int
+
+    @property
+    def namespaces(self) -> bool:
+        """Namespaces with mounts in them can be made."""
+        return self.step not in ("namespaces", "mount")
+
+    @property
+    def overlay(self) -> bool:
+        """A writable layer in the store's file system can lie over a tree."""
+        return not self.step
+
+
+class UsernsEngine:
+    """Runs containers in a user namespace of the caller's own, natively and in place."""
+
+    name = "userns"
+
+    def __init__(self, directory: str, *, flat: bool = False) -> None:
+        """`directory` is the store's: its file system decides whether overlays can be had.
+
+        `flat` asks for a copy of the tree even where they can (mode N1).
+        """
+        self.directory = directory
+        self.flat = flat
+
+    def obstacle(self, host: Host) -> str | None:
+        """Return why user namespaces cannot be used here; None when they can."""
+        support = self.support(host)
+        return None if support.namespaces else explain(host, support)
+
+    def rootfs(self, host: Host, container: Container) -> Rootfs:
+        """Return the root file system that `container` gets: an overlay where there can be one.
+
+        Else what is thrown away lies over the tree in memory, and what stays is a copy.
+        """
+        if os.path.isdir(container.rootfs) or self.flat:
+            return Rootfs(container.rootfs, flat=True)
+        if self.support(host).overlay:
+            return Rootfs(
+                container.tree, container.upper, container.work, volatile=container.ephemeral
+            )
+        if container.ephemeral and host.kernel >= MEMORY_OVERLAY:
+            return Rootfs(container.tree)
+        return Rootfs(container.rootfs, flat=True)
+
+    def prepare(self, container: Container, rootfs: Rootfs) -> None:
+        """Make the directories that `rootfs` needs: a writable layer, or a copy of the tree."""
+        if rootfs.flat and not os.path.isdir(container.rootfs):
+            draft = f"{container.directory}/rootfs.{os.getpid()}"
+            disk.copy_tree(container.tree, draft)
+            os.rename(draft, container.rootfs)
+        for path in filter(None, (rootfs.upper, rootfs.work)):
+            try:
+                os.mkdir(path, 0o755)
+            except FileExistsError:
+                pass
+            except OSError as error:
+                raise disk.store_error(error, path) from error
+
+    def plan(self, spec: RuntimeSpec) -> Launch:
+        """Return the command that runs `spec`: the sandbox script and its words."""
+        python = (sys.executable or "python3", "-I", "-S", SCRIPT)
+        env = {**dict(spec.process.env), **dict(spec.edits.env)}
+        return Launch(argv=(*python, *_words(spec)), env=tuple(env.items()))
+
+    def start(self, launch: Launch) -> NoReturn:
+        """Become the program of `launch`, or say why not and exit (125, 126, 127).
+
+        The sandbox runs in this process: starting Python once more would double the time.
+        """
+        from udocker.engines import sandbox
+
+        sandbox.main(launch.argv[4:], dict(launch.env))
+
+    def support(self, host: Host) -> Support:
+        """Return what the kernel allows, found by trying and remembered until the next boot."""
+        path = f"{self.directory}/cache/userns"
+        key = f"{host.boot_id} {os.uname().release} {os.geteuid()} {_device(self.directory)}"
+        known = disk.read(path, _FACT_BYTES)
+        if known is not None:
+            try:
+                found, step, number = fastjson.loads(known)
+                if found == key:
+                    return Support(step, number)
+            except (ValueError, TypeError):
+                pass
+        support = self._probe()
+        disk.make_directory(f"{self.directory}/cache")
+        disk.write_whole(path, fastjson.dumps([key, support.step, support.errno]).encode(), sync=False)
+        return support
+
+    def _probe(self) -> Support:
+        from udocker.engines import sandbox
+
+        scratch = disk.make_directory(f"{self.directory}/cache/probe.{os.urandom(4).hex()}")
+        try:
+            return Support(*sandbox.probe(scratch))
+        finally:
+            disk.remove_tree(scratch)
+
+
+def _device(directory: str) -> int:
+    disk.make_directory(directory)
+    return os.stat(directory).st_dev
+
+
+def explain(host: Host, support: Support) -> str:
+    """Return in one sentence why the kernel refused, and what an administrator would set."""
+    limit = host.text("/proc/sys/user/max_user_namespaces").strip()
+    if support.errno == errno.ENOSPC or limit == "0":
+        return f"user namespaces are limited to {limit} here (sysctl user.max_user_namespaces)"
+    if host.text("/proc/sys/kernel/unprivileged_userns_clone").strip() == "0":
+        return "only root may make user namespaces (sysctl kernel.unprivileged_userns_clone = 0)"
+    if host.text("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").strip() == "1":
+        return (
+            "AppArmor keeps programs without a profile from using user namespaces "
+            "(sysctl kernel.apparmor_restrict_unprivileged_userns = 1)"
+        )
+    if support.errno == errno.EINVAL:
+        return "the kernel has no user namespaces, or this is a chroot (EINVAL)"
+    reason = os.strerror(support.errno) if support.errno else "unknown reason"
+    if support.errno in (errno.EPERM, errno.EACCES):
+        return (
+            f"making {support.step} is not permitted ({reason}): a container or a security "
+            "policy around this process forbids it"
+        )
+    return f"making {support.step} failed: {reason}"
+
+
+def _words(spec: RuntimeSpec) -> Iterator[str]:
+    process = spec.process
+    yield from _root_words(spec.rootfs)
+    yield from ("--ids", str(process.user.uid), str(process.user.gid))
+    yield from ("--cwd", process.cwd)
+    if process.user.uid == 0:
+        yield "--fake-root"
+    if spec.network != "host":
+        yield from ("--network", spec.network)
+    if spec.hostname:
+        yield from ("--hostname", spec.hostname)
+    for path in spec.tmpfs:
+        yield from ("--tmpfs", path)
+    for file in spec.files:
+        yield from ("--text", file.destination, file.text)
+    for node in spec.edits.device_nodes:
+        yield from ("--bind", node.source, node.destination)
+    for bind in spec.edits.binds:
+        yield from ("--ro-bind" if bind.readonly else "--bind", bind.source, bind.destination)
+    for link in spec.edits.symlinks:
+        yield from ("--symlink", link.target, link.path)
+    if spec.supervised:
+        yield "--die-with-parent"
+    if spec.readonly:
+        yield "--read-only"
+    yield from ("--", *process.args)
+
+
+def _root_words(rootfs: Rootfs) -> tuple[str, ...]:
+    if rootfs.flat:
+        return ("--flat", rootfs.tree)
+    if rootfs.upper is None or rootfs.work is None:
+        return ("--memory-overlay", rootfs.tree)
+    option = "--volatile-overlay" if rootfs.volatile else "--overlay"
+    return (option, rootfs.tree, rootfs.upper, rootfs.work)

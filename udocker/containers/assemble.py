@@ -1,0 +1,127 @@
+"""From a container and a request to the spec of a run: plain values in, plain values out."""
+
+from __future__ import annotations
+
+import os
+
+from udocker.containers import hostfiles
+from udocker.containers.accounts import Accounts
+from udocker.containers.process import ProcessRequest, make_process
+from udocker.containers.spec import Bind, ContainerEdits, DeviceNode, RuntimeSpec, User
+from udocker.errors import StartError
+from udocker.host import job
+from udocker.host.root import Root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from udocker.containers.container import Container
+    from udocker.containers.request import RunRequest
+    from udocker.containers.spec import Rootfs
+    from udocker.host.probe import Host
+    from udocker.oci import ImageConfig
+
+FABRIC_NODES = ("infiniband", "knem", "xpmem", "gdrdrv", "kgni0", "kdreg", "ss0", "ipath", "hfi1")
+FABRIC_PREFIXES = ("cxi", "hfi1_", "ipath")
+OTHER_NODES = ("fuse", "kvm", "net", "dri", "kfd", "vfio", "accel")
+"""Nodes that every container sees where the host has them; NVIDIA's come with `--gpu`."""
+
+
+class ContainerFiles:
+    """The files that a container has, written ones before the image's, safely read."""
+
+    def __init__(self, container: Container) -> None:
+        layers = (container.rootfs, container.upper, container.tree)
+        self._roots = tuple(Root(layer) for layer in layers if os.path.isdir(layer))
+
+    def read(self, path: str, limit_bytes: int) -> bytes:
+        """Return the content of a file; empty when it cannot be read."""
+        for root in self._roots:
+            try:
+                return root.read(path, limit_bytes)
+            except OSError:
+                continue
+        return b""
+
+
+def make_spec(
+    host: Host,
+    container: Container,
+    config: ImageConfig,
+    request: RunRequest,
+    rootfs: Rootfs,
+    environment: Mapping[str, str],
+) -> RuntimeSpec:
+    """Return the run of `container` that `request` describes. Raises StartError."""
+    accounts = Accounts(ContainerFiles(container).read)
+    user = _user(accounts, config, request, environment)
+    process = make_process(config, _process_request(request), user, environment)
+    hostname = request.hostname
+    files = hostfiles.name_files(host, hostname, request.network)
+    edits = hostfiles.network_edits(host, hostname, request.network) | ContainerEdits(
+        device_nodes=(*_nodes(host), *request.devices), binds=_existing(request.binds)
+    )
+    return RuntimeSpec(
+        rootfs=rootfs,
+        process=process,
+        hostname=hostname,
+        edits=edits,
+        files=(*files, *hostfiles.account_files(accounts, user)),
+        tmpfs=request.tmpfs,
+        readonly=request.readonly,
+        network=request.network,
+        supervised=container.ephemeral,
+    )
+
+
+def _process_request(request: RunRequest) -> ProcessRequest:
+    return ProcessRequest(
+        args=request.args,
+        entrypoint=request.entrypoint,
+        env=request.env,
+        working_dir=request.working_dir,
+        all_host_env=request.all_host_env,
+        terminal=request.terminal,
+    )
+
+
+def _user(
+    accounts: Accounts, config: ImageConfig, request: RunRequest, environment: Mapping[str, str]
+) -> User:
+    keep = request.keep_id
+    if keep is None:
+        keep = request.user is None and job.is_parallel_step(environment)
+    if keep:
+        return _caller(accounts)
+    return accounts.user(request.user or config.user or "0")
+
+
+def _caller(accounts: Accounts) -> User:
+    uid, gid = os.geteuid(), os.getegid()
+    known = accounts.by_uid(uid, gid)
+    if known:
+        return known
+    import pwd
+
+    try:
+        return User(uid, gid, pwd.getpwuid(uid).pw_name, "/")
+    except KeyError:  # a uid without a name: some clusters' compute nodes know no names
+        return User(uid, gid, f"user{uid}", "/")
+
+
+def _nodes(host: Host) -> tuple[DeviceNode, ...]:
+    try:
+        present = os.listdir(host.path("/dev"))
+    except OSError:
+        return ()
+    wanted = set(FABRIC_NODES + OTHER_NODES)
+    chosen = (n for n in sorted(present) if n in wanted or n.startswith(FABRIC_PREFIXES))
+    return tuple(DeviceNode(host.path(f"/dev/{name}"), f"/dev/{name}") for name in chosen)
+
+
+def _existing(binds: tuple[Bind, ...]) -> tuple[Bind, ...]:
+    missing = [bind.source for bind in binds if not os.path.exists(bind.source)]
+    if missing:
+        raise StartError(f"not on this host: {', '.join(missing)}", hint="see --volume SRC:DST")
+    return binds

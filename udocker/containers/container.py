@@ -1,0 +1,81 @@
+"""A container: an image's tree with a writable layer of its own, and how it was made."""
+
+from __future__ import annotations
+
+from udocker import fastjson
+from udocker.errors import StoreError
+from udocker.oci import Digest
+from udocker.values import dataclass
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container on disk. `directory` holds container.json and the writable layer."""
+
+    id: str
+    """32 hex digits."""
+    directory: str
+    image: str
+    """Canonical name of the image it was made from."""
+    manifest: Digest
+    config: Digest
+    tree: str
+    """Host path of the image's tree."""
+    created: int
+    """Seconds since 1970."""
+    options: tuple[str, ...] = ()
+    """Words of the options that it was made with; a later run has them too."""
+    command: tuple[str, ...] = ()
+    ephemeral: bool = False
+    """Removed when its run ends."""
+
+    @property
+    def upper(self) -> str:
+        """Host path of the writable layer."""
+        return f"{self.directory}/upper"
+
+    @property
+    def work(self) -> str:
+        """Host path of the directory that the overlay works in."""
+        return f"{self.directory}/work"
+
+    @property
+    def rootfs(self) -> str:
+        """Host path of the container's own copy of the tree, where there is no overlay."""
+        return f"{self.directory}/rootfs"
+
+    def to_json(self) -> str:
+        """Return the content of container.json."""
+        return fastjson.dumps(
+            {
+                "id": self.id,
+                "image": self.image,
+                "manifest": str(self.manifest),
+                "config": str(self.config),
+                "tree": self.tree.rpartition("/")[2],
+                "created": self.created,
+                "options": self.options,
+                "command": self.command,
+                "ephemeral": self.ephemeral,
+            }
+        )
+
+    @staticmethod
+    def from_json(data: bytes, directory: str, trees: str) -> Container:
+        """Read container.json of `directory`. Raises StoreError when it is broken."""
+        try:
+            members = fastjson.loads(data)
+            return Container(
+                id=members["id"],
+                directory=directory,
+                image=members["image"],
+                manifest=Digest.parse(members["manifest"]),
+                config=Digest.parse(members["config"]),
+                tree=f"{trees}/{members['tree']}",
+                created=members["created"],
+                options=tuple(members["options"]),
+                command=tuple(members["command"]),
+                ephemeral=members["ephemeral"],
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{directory}/container.json is broken: {error!r}") from error

@@ -1,0 +1,155 @@
+"""Content by digest: what has a name here was verified, whoever put it.
+
+A blob is collected in `partial/` under a name that says who collects it (host and process).
+What a dead process left is taken over by rename, which one taker wins, and continued.
+"""
+
+from __future__ import annotations
+
+import os
+
+from udocker import disk
+from udocker.errors import IntegrityError, StoreError
+from udocker.oci import Digest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from udocker.oci import Descriptor
+
+CHUNK_BYTES = 256 << 10
+_STALE_S = 6 * 3600
+"""A partial blob of another host that nobody wrote to for so long was left."""
+
+
+class BlobStore:
+    """The `blobs/` directory of an OCI image layout, and the place where blobs come to be."""
+
+    def __init__(self, layout: str, partial: str) -> None:
+        self.layout = layout
+        self.partial = partial
+
+    def path(self, digest: Digest) -> str:
+        """Return where the content of that digest lies or would lie."""
+        return f"{self.layout}/blobs/{digest.algorithm}/{digest.hex}"
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Tell whether the content is here, whole."""
+        try:
+            return os.stat(self.path(descriptor.digest)).st_size == descriptor.size_bytes
+        except OSError:
+            return False
+
+    def read(self, digest: Digest, limit_bytes: int) -> bytes:
+        """Return the content of that digest. Raises StoreError when it is not here."""
+        data = disk.read(self.path(digest), limit_bytes)
+        if data is None:
+            raise StoreError(f"blob {digest} is missing from the store", hint="pull the image again")
+        return data
+
+    def put(self, data: bytes) -> Digest:
+        """Keep `data` under its digest; harmless when it is there already."""
+        digest = Digest.of(data)
+        path = self.path(digest)
+        disk.make_directory(os.path.dirname(path))
+        disk.write_whole(path, data)
+        return digest
+
+    def begin(self, descriptor: Descriptor) -> PartialBlob:
+        """Return the blob to be collected, with what an earlier, dead process got of it."""
+        disk.make_directory(self.partial)
+        disk.make_directory(os.path.dirname(self.path(descriptor.digest)))
+        prefix = f"{descriptor.digest.algorithm}-{descriptor.digest.hex}."
+        own = f"{self.partial}/{prefix}{_owner()}"
+        for name in sorted(os.listdir(self.partial)):
+            left = f"{self.partial}/{name}"
+            if name.startswith(prefix) and is_abandoned(left, name[len(prefix) :]):
+                try:
+                    os.rename(left, own)
+                    break
+                except FileNotFoundError:  # another process was quicker
+                    continue
+        return PartialBlob(own, self.path(descriptor.digest), descriptor)
+
+
+def _owner() -> str:
+    return f"{os.uname().nodename}-{os.getpid()}"
+
+
+def is_abandoned(path: str, owner: str) -> bool:
+    """Tell whether the process that works on `path` (`host-pid`) is gone."""
+    host, _, pid = owner.rpartition("-")
+    if host != os.uname().nodename or not pid.isdigit():
+        return _age_s(path) > _STALE_S
+    return int(pid) == os.getpid() or not os.path.exists(f"/proc/{pid}")
+
+
+def _age_s(path: str) -> float:
+    import time
+
+    try:
+        return time.time() - os.stat(path).st_mtime
+    except OSError:
+        return 0.0
+
+
+class PartialBlob:
+    """A blob on its way: replay what is there, append what comes, commit when it is whole."""
+
+    def __init__(self, path: str, final: str, descriptor: Descriptor) -> None:
+        import hashlib
+
+        self.path = path
+        self.descriptor = descriptor
+        self._final = final
+        self._hash = hashlib.new(descriptor.digest.algorithm)
+        self._file = open(path, "ab+", buffering=0)  # noqa: SIM115 - closed by commit or leave
+        self.size_bytes = min(os.fstat(self._file.fileno()).st_size, descriptor.size_bytes)
+
+    def replay(self) -> Iterator[bytes]:
+        """Yield what was collected before, hashing it. To be read to the end before `append`."""
+        position = 0
+        while position < self.size_bytes:
+            length = min(CHUNK_BYTES, self.size_bytes - position)
+            chunk = os.pread(self._file.fileno(), length, position)
+            if not chunk:
+                raise StoreError(f"{self.path}: became shorter while it was read")
+            position += len(chunk)
+            self._hash.update(chunk)
+            yield chunk
+        self._file.truncate(self.size_bytes)
+
+    def append(self, chunk: bytes) -> None:
+        """Add what comes next."""
+        try:
+            view = memoryview(chunk)
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise disk.store_error(error, self.path) from error
+        self.size_bytes += len(chunk)
+        self._hash.update(chunk)
+
+    def commit(self) -> None:
+        """Give the blob its name. Raises IntegrityError, and keeps nothing, when it is wrong."""
+        wanted = self.descriptor
+        digest = Digest(wanted.digest.algorithm, self._hash.hexdigest())
+        if self.size_bytes != wanted.size_bytes or digest != wanted.digest:
+            self._file.close()
+            os.unlink(self.path)
+            raise IntegrityError(
+                f"blob {wanted.digest} ({wanted.size_bytes} bytes announced) came as {digest} "
+                f"({self.size_bytes} bytes)"
+            )
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.chmod(self.path, 0o444)
+            os.rename(self.path, self._final)
+        except OSError as error:
+            raise disk.store_error(error, self._final) from error
+
+    def leave(self) -> None:
+        """Stop here; a later process continues."""
+        self._file.close()

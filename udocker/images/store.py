@@ -1,0 +1,213 @@
+"""The images of a user: an OCI image layout and the trees unpacked from it.
+
+    images/   oci-layout, index.json, blobs/   a valid OCI image layout
+    trees/    one directory for each ChainID: all layers of an image, unpacked and merged
+    partial/  blobs and trees on their way
+
+One merged tree for an image, not one for each layer: see `ImageStore.tree_path`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from udocker import disk, fastjson
+from udocker.errors import ImageNotFound, InvalidDocument, StoreError
+from udocker.images.blobs import BlobStore, is_abandoned
+from udocker.oci import MAX_DOCUMENT_BYTES, REF_NAME, Descriptor, Digest, ImageConfig, Manifest
+from udocker.values import dataclass, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udocker.registry.reference import Reference
+
+SOURCE_DIGEST = "org.udocker.source.digest"
+"""Annotation: the digest that the registry gives for the name (of an index, mostly)."""
+CHAIN_ID = "org.udocker.chain-id"
+"""Annotation: which tree the image has."""
+_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+_INDEX_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of the store, under one of its names."""
+
+    name: str
+    """Canonical name, as `docker.io/library/ubuntu:22.04`."""
+    manifest: Descriptor
+    chain_id: Digest
+    tree: str
+    """Host path of the unpacked tree."""
+
+    @property
+    def short_id(self) -> str:
+        """Twelve digits that tell images apart at a glance."""
+        return self.manifest.digest.hex[:12]
+
+
+class ImageStore:
+    """Images below a directory. Adding, replacing and removing are atomic and idempotent."""
+
+    def __init__(self, directory: str) -> None:
+        self.layout = f"{directory}/images"
+        self.trees = f"{directory}/trees"
+        self.partial = f"{directory}/partial"
+        self.locks = f"{directory}/locks"
+        self.blobs = BlobStore(self.layout, self.partial)
+
+    # reading
+
+    def images(self) -> tuple[Image, ...]:
+        """Return all images in the order of their names."""
+        return tuple(sorted(map(self._image, self._entries()), key=lambda image: image.name))
+
+    def find(self, reference: Reference) -> Image | None:
+        """Return the image that a reference names; by digest where it has one."""
+        if reference.digest is None:
+            name = str(reference)
+            found = [e for e in self._entries() if e.annotation(REF_NAME) == name]
+        else:
+            digest, name = str(reference.digest), reference.name
+            found = [
+                entry
+                for entry in self._entries()
+                if digest in (str(entry.digest), entry.annotation(SOURCE_DIGEST))
+                and (entry.annotation(REF_NAME) or "").startswith((f"{name}:", f"{name}@"))
+            ]
+        return self._image(found[0]) if found else None
+
+    def find_id(self, prefix: str) -> Image | None:
+        """Return the image whose id begins with `prefix` (6 hex digits or more)."""
+        if len(prefix) < 6 or not set(prefix) <= set("0123456789abcdef"):
+            return None
+        found = [entry for entry in self._entries() if entry.digest.hex.startswith(prefix)]
+        if len({entry.digest for entry in found}) > 1:
+            raise ImageNotFound(f"{prefix} begins the ids of several images")
+        return self._image(found[0]) if found else None
+
+    def source_digest(self, image: Image) -> str | None:
+        """Return the digest that the image's name had at its registry when it was pulled."""
+        return image.manifest.annotation(SOURCE_DIGEST)
+
+    def read_manifest(self, image: Image) -> Manifest:
+        """Return the image's manifest."""
+        data = self.blobs.read(image.manifest.digest, MAX_DOCUMENT_BYTES)
+        return Manifest.from_bytes(data, image.manifest.media_type)
+
+    def read_config(self, image: Image) -> ImageConfig:
+        """Return the image's config."""
+        config = self.read_manifest(image).config
+        return ImageConfig.from_bytes(self.blobs.read(config.digest, MAX_DOCUMENT_BYTES))
+
+    def tree_path(self, chain_id: Digest) -> str:
+        """Return where the tree of those layers lies or would lie.
+
+        One merged tree: looking files up in an overlay costs more with every directory in it,
+        engines without overlay need one tree anyway, and links of one layer into another are
+        resolved once, by us. Layers are unpacked side by side and joined by rename, which
+        takes as long as it takes to walk the directories that two layers share.
+        """
+        return f"{self.trees}/{chain_id.hex}"
+
+    # writing
+
+    def prepare(self) -> None:
+        """Make the store where there is none, and throw away what dead processes left."""
+        for path in (f"{self.layout}/blobs/sha256", self.trees, self.partial):
+            disk.make_directory(path)
+        if not os.path.exists(f"{self.layout}/oci-layout"):
+            disk.write_whole(f"{self.layout}/oci-layout", _LAYOUT)
+        for name in os.listdir(self.partial):
+            path = f"{self.partial}/{name}"
+            if name.startswith("tree.") and is_abandoned(path, name[5:].rpartition(".")[0]):
+                disk.remove_tree(path)
+
+    def new_stage(self) -> str:
+        """Make a directory in which a tree can be prepared; `publish_tree` gives it its name."""
+        owner = f"{os.uname().nodename}-{os.getpid()}"
+        return disk.make_directory(f"{self.partial}/tree.{owner}.{os.urandom(4).hex()}")
+
+    def publish_tree(self, prepared: str, chain_id: Digest) -> None:
+        """Give a finished tree its name; where another process was first, its tree stays."""
+        try:
+            os.rename(prepared, self.tree_path(chain_id))
+        except OSError as error:
+            if not os.path.isdir(self.tree_path(chain_id)):
+                raise disk.store_error(error, self.trees) from error
+            disk.remove_tree(prepared)
+
+    def add(
+        self, reference: Reference, manifest: Descriptor, source: Digest, chain_id: Digest
+    ) -> Image:
+        """Let `reference` name the image, whose blobs and tree are there; an older one gives way."""
+        name = f"{reference.name}@{reference.digest}" if reference.digest else str(reference)
+        annotations = (
+            (REF_NAME, name),
+            (SOURCE_DIGEST, str(source)),
+            (CHAIN_ID, str(chain_id)),
+        )
+        entry = replace(manifest, annotations=annotations)
+        with disk.Lock(f"{self.locks}/index"):
+            others = [e for e in self._entries() if e.annotation(REF_NAME) != name]
+            self._write_entries([*others, entry])
+        return self._image(entry)
+
+    def remove(self, image: Image, keep_trees: frozenset[str] = frozenset()) -> None:
+        """Take the name away, and all content that neither images nor `keep_trees` (hex) need."""
+        with disk.Lock(f"{self.locks}/index"):
+            entries = [e for e in self._entries() if e.annotation(REF_NAME) != image.name]
+            self._write_entries(entries)
+        self.collect_garbage(keep_trees)
+
+    def using(self) -> disk.Lock:
+        """Return a lock, shared, under which no content is thrown away."""
+        lock = disk.Lock(f"{self.locks}/content")
+        lock.acquire(shared=True)
+        return lock
+
+    def collect_garbage(self, keep_trees: frozenset[str]) -> None:
+        """Throw away blobs and trees that no image needs; nothing while a pull is going on."""
+        lock = disk.Lock(f"{self.locks}/content")
+        try:
+            if lock.acquire(wait=False):
+                self._collect(keep_trees)
+        finally:
+            lock.release()
+
+    def _collect(self, keep_trees: frozenset[str]) -> None:
+        images = self.images()
+        wanted = {image.manifest.digest.hex for image in images}
+        for image in images:
+            manifest = self.read_manifest(image)
+            wanted.update(blob.digest.hex for blob in (manifest.config, *manifest.layers))
+        for algorithm in os.listdir(f"{self.layout}/blobs"):
+            directory = f"{self.layout}/blobs/{algorithm}"
+            for name in set(os.listdir(directory)) - wanted:
+                os.unlink(f"{directory}/{name}")
+        trees = {image.chain_id.hex for image in images} | keep_trees
+        for name in set(os.listdir(self.trees)) - trees:
+            doomed = f"{self.new_stage()}/tree"
+            os.rename(f"{self.trees}/{name}", doomed)
+            disk.remove_tree(os.path.dirname(doomed))
+
+    # index.json
+
+    def _entries(self) -> list[Descriptor]:
+        data = disk.read(f"{self.layout}/index.json", _INDEX_BYTES)
+        if data is None:
+            return []
+        try:
+            return [Descriptor.from_json(entry) for entry in fastjson.loads(data)["manifests"]]
+        except (ValueError, KeyError, TypeError, InvalidDocument) as error:
+            path = f"{self.layout}/index.json"
+            raise StoreError(f"{path} is broken: {error}") from error
+
+    def _write_entries(self, entries: list[Descriptor]) -> None:
+        index = {"schemaVersion": 2, "manifests": [entry.to_json() for entry in entries]}
+        disk.write_whole(f"{self.layout}/index.json", fastjson.dumps(index).encode())
+
+    def _image(self, entry: Descriptor) -> Image:
+        chain_id = Digest.parse(entry.annotation(CHAIN_ID) or "")
+        name = entry.annotation(REF_NAME) or ""
+        return Image(name, entry, chain_id, self.tree_path(chain_id))
