@@ -1,0 +1,107 @@
+"""The command line: global options, which module has which command, errors to exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+from udocker import console, settings
+from udocker.errors import UdockerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from udocker.settings import Settings
+
+COMMANDS = {
+    "pull": "Pull an image from a registry.",
+    "run": "Run a program in a container.",
+    "create": "Make a container of an image.",
+    "ps": "List containers.",
+    "images": "List images.",
+    "inspect": "Show what is known of an image or container.",
+    "rm": "Remove containers.",
+    "rmi": "Remove images.",
+    "selftest": "Find out what works on this machine.",
+    "version": "Show the version.",
+}
+"""Name and help of every command; each is `udocker.commands.NAME`, imported when it is used."""
+WITHOUT_CLICK = {"run": "udocker.commands.run", "create": "udocker.commands.create"}
+"""Commands whose words are read without click, for its import costs more than all the rest."""
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Carry out the command line and exit."""
+    words = sys.argv[1:] if words is None else list(words)
+    code = 1
+    try:
+        code = _quick(words)
+        if code < 0:
+            code = _with_click(words)
+    except KeyboardInterrupt:
+        console.say("udocker: interrupted")
+        code = 130
+    except BrokenPipeError:
+        code = _broken_pipe()
+    sys.exit(code)
+
+
+def _quick(words: Sequence[str]) -> int:
+    """Carry out `udocker [global options] run|create ...`; -1 when click has to be asked."""
+    found = split_global_options(words)
+    if found is None or not found[1] or found[1][0] not in WITHOUT_CLICK:
+        return -1
+    flags, rest = found
+    if "--help" in rest[1:2] or (rest[1:2] == ["-h"] and len(rest) == 2):
+        return -1
+    return _guarded(lambda: _main_of(rest[0])(rest[1:], settings.load(flags)))
+
+
+def _main_of(command: str) -> Callable[[list[str], Settings], int]:
+    from importlib import import_module
+
+    function: Callable[[list[str], Settings], int] = import_module(WITHOUT_CLICK[command]).main
+    return function
+
+
+def split_global_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str]] | None:
+    """Return the global options before the command, and the rest; None when not sure."""
+    flags: dict[str, Any] = {}
+    switches = {"-q": "quiet", "--quiet": "quiet", "-D": "debug", "--debug": "debug"}
+    switches["--insecure"] = "insecure"
+    for position, word in enumerate(words):
+        if word in switches:
+            flags[switches[word]] = True
+        elif word.startswith("--repo="):
+            flags["directory"] = word[len("--repo=") :]
+        elif word == "--allow-root":
+            continue
+        elif word.startswith("-"):
+            return None
+        else:
+            return flags, list(words[position:])
+    return None
+
+
+def _guarded(action: Callable[[], int]) -> int:
+    """Return what `action` returns, or 125, as in docker, when an error kept it from a start."""
+    try:
+        return action()
+    except UdockerError as error:
+        console.say_error(error)
+        return max(error.exit_code, 125)
+
+
+def _with_click(words: Sequence[str]) -> int:
+    from udocker.commands import group
+
+    return group.main(list(words), COMMANDS)
+
+
+def _broken_pipe() -> int:
+    """End quietly when the reader of our output has gone, as `yes | head` does."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 141

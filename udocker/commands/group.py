@@ -1,0 +1,135 @@
+"""The command line as click sees it: every command, imported when it is used."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+
+import click
+
+from udocker import __version__, console, settings
+from udocker.commands import runoptions, words
+from udocker.errors import UdockerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+
+class LazyGroup(click.Group):
+    """A group that imports the module of a command when the command is wanted."""
+
+    def __init__(self, known: Mapping[str, str], **options: Any) -> None:
+        super().__init__(**options)
+        self.known = known
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        return list(self.known)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Return the command of that name."""
+        if name not in self.known:
+            return None
+        module = import_module(f"udocker.commands.{name}")
+        if name in ("run", "create"):
+            return WordsCommand(name, module.main, self.known[name])
+        command: click.Command = module.command
+        command.help = command.help or self.known[name]
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.known.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; say which one was perhaps meant."""
+        if args and args[0] not in self.known:
+            near = difflib.get_close_matches(args[0], self.known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+class WordsCommand(click.Command):
+    """A command whose words our own parser reads; click only shows its help."""
+
+    def __init__(self, name: str, main: Any, help_text: str) -> None:
+        shown = [_click_option(option) for option in runoptions.OPTIONS]
+        super().__init__(name, params=[*shown], help=help_text)
+        self.options_metavar = "[OPTIONS] IMAGE|CONTAINER [PROGRAM ARG...]"
+        self._main = main
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Answer `--help`; leave all other words as they are."""
+        if args[:1] in (["--help"], ["-h"]):
+            click.echo(ctx.get_help())
+            ctx.exit()
+        ctx.args = args
+        return args
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Give the words to the command."""
+        result: int = self._main(ctx.args, ctx.obj)
+        return result
+
+
+def _click_option(option: words.Option) -> click.Option:
+    metavar = {words.FLAG: None, words.OPTIONAL: f"[={option.metavar}]"}
+    return click.Option(
+        option.names,
+        is_flag=option.kind == words.FLAG,
+        metavar=metavar.get(option.kind, option.metavar),
+        help=option.help,
+    )
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        console.put(__version__)
+        ctx.exit()
+
+
+_OPTIONS = [
+    click.Option(["-q", "--quiet"], is_flag=True, help="Say nothing but errors."),
+    click.Option(["-D", "--debug"], is_flag=True, help="Show where an error came from."),
+    click.Option(["--insecure"], is_flag=True, help="Use http, and https without certificates."),
+    click.Option(["--repo", "directory"], metavar="DIR", help="Where images and containers lie."),
+    click.Option(["--allow-root"], is_flag=True, help="Accepted; root needs no leave."),
+    click.Option(
+        ["-V", "--version"], is_flag=True, is_eager=True, expose_value=False, callback=_show_version
+    ),
+]
+
+
+def _keep_settings(**flags: Any) -> None:
+    flags.pop("allow_root", None)
+    given = {key: value for key, value in flags.items() if value}
+    click.get_current_context().obj = settings.load(given)
+
+
+def main(args: list[str], known: Mapping[str, str]) -> int:
+    """Carry out `args`; return the exit code."""
+    group = LazyGroup(
+        known,
+        name="udocker",
+        params=[*_OPTIONS],
+        callback=_keep_settings,
+        help="Run containers without root, on any machine, with its GPUs.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    try:
+        result = group.main(args, prog_name="udocker", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except UdockerError as error:
+        console.say_error(error)
+        return error.exit_code

@@ -1,0 +1,40 @@
+"""`udocker pull`."""
+
+from __future__ import annotations
+
+import click
+
+from udocker import console
+from udocker.commands.stores import Stores
+from udocker.settings import Settings
+from udocker.values import replace
+
+
+@click.command()
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Take the image for this platform.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the image's digest and nothing else.")
+@click.option("--registry", metavar="HOST", help="Where a name without a host is looked up.")
+@click.option("--index", hidden=True)
+@click.option("--httpproxy", metavar="URL", help="Proxy for http and https.")
+@click.argument("reference")
+@click.pass_obj
+def command(
+    settings: Settings,
+    reference: str,
+    platform: str | None,
+    quiet: bool,
+    registry: str | None,
+    index: str | None,
+    httpproxy: str | None,
+) -> None:
+    """Pull an image from a registry, verify it and unpack it, ready to run."""
+    from udocker.transfer.pull import pull
+
+    settings = replace(settings, quiet=settings.quiet or quiet)
+    settings = replace(settings, registry=registry or settings.registry)
+    if httpproxy:
+        proxies = {"http_proxy": httpproxy, "https_proxy": httpproxy}
+        settings = replace(settings, environment={**settings.environment, **proxies})
+    stores = Stores(settings)
+    image = pull(settings, stores.images, stores.reference(reference), platform)
+    console.put(str(image.manifest.digest) if settings.quiet else f"{image.name} {image.short_id}")

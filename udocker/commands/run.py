@@ -1,0 +1,123 @@
+"""`udocker run`: a program in a new container of an image, or in a container made before."""
+
+from __future__ import annotations
+
+from udocker import console
+from udocker.commands import runoptions, words
+from udocker.commands.stores import Stores
+from udocker.containers.assemble import make_spec
+from udocker.containers.spec import Rootfs
+from udocker.engines import select, supervise
+from udocker.errors import StartError, UdockerError, UsageError
+from udocker.host.probe import Host
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udocker.containers.container import Container
+    from udocker.containers.request import RunRequest
+    from udocker.containers.spec import Launch, RuntimeSpec
+    from udocker.disk import Lock
+    from udocker.engines.userns import UsernsEngine
+    from udocker.settings import Settings
+
+
+def main(given: list[str], settings: Settings) -> int:
+    """Run what the words say; returns only when the program ran in a child, with its exit code."""
+    return _Run(settings).carry_out(given)
+
+
+class _Run:
+    """One `udocker run`, with what all its steps need."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.host = Host()
+        self.stores = Stores(settings)
+
+    def carry_out(self, given: list[str]) -> int:
+        request, target, options = self._understand(given)
+        engine = select.choose(
+            self.host, self.settings.directory, request.engine or self.settings.engine
+        )
+        kept = self.stores.containers.find(target)
+        container = kept or self.stores.plan_container(
+            target, request, options, list(request.args)
+        )
+        if request.dry_run:
+            rootfs = engine.rootfs(self.host, container) if kept else Rootfs(container.tree)
+            console.put(str(self._plan(engine, container, request, rootfs)))
+            return 0
+        if kept is None:
+            self.stores.containers.add(container, request.name)
+        return self._run(engine, container, request, new=kept is None)
+
+    def _understand(self, given: list[str]) -> tuple[RunRequest, str, list[str]]:
+        """Return the request, the image or container, and the words that were options."""
+        values, options, rest = words.parse(given, runoptions.OPTIONS)
+        if not rest:
+            raise UsageError("no image or container was named", hint="udocker run --help")
+        target, args = rest[0], rest[1:]
+        kept = self.stores.containers.find(target)
+        if kept:  # its own options hold too, those given now come after them
+            values, options, _ = words.parse([*kept.options, *options], runoptions.OPTIONS)
+            args = args or list(kept.command)
+        request = runoptions.make_request(values, args, self.settings.environment)
+        self._tell(request.notes)
+        return request, target, options
+
+    def _run(
+        self, engine: UsernsEngine, container: Container, request: RunRequest, *, new: bool
+    ) -> int:
+        lock = self.stores.containers.lock(container)
+        if not lock.acquire(wait=False):
+            raise StartError(
+                f"container {container.id[:12]} is running already",
+                hint="run the image instead of the container to have several at once",
+            )
+        try:
+            rootfs = engine.rootfs(self.host, container)
+            launch = self._plan(engine, container, request, rootfs)
+            engine.prepare(container, rootfs)
+            lock.pass_on()
+            if not container.ephemeral:
+                engine.start(launch)
+            code = supervise.run(lambda: engine.start(launch))
+        except BaseException:
+            if new:
+                self._remove(container, lock)
+            raise
+        self._remove(container, lock)
+        return code
+
+    def _plan(
+        self, engine: UsernsEngine, container: Container, request: RunRequest, rootfs: Rootfs
+    ) -> Launch:
+        config = self.stores.config_of(container)
+        environment = self.settings.environment
+        spec = make_spec(self.host, container, config, request, rootfs, environment)
+        return engine.plan(self._with_gpu(spec, container, request))
+
+    def _with_gpu(
+        self, spec: RuntimeSpec, container: Container, request: RunRequest
+    ) -> RuntimeSpec:
+        if request.gpu is None:
+            return spec
+        from udocker.nvidia.edits import GpuRequest, gpu_edits
+
+        capabilities = tuple(filter(None, request.gpu_capabilities.split(",")))
+        wish = GpuRequest(request.gpu, capabilities, spec.process.env)
+        image = self.stores.files_of(container)
+        plan = gpu_edits(self.host, wish, image, self.stores.cache, self.settings.environment)
+        self._tell(plan.notes)
+        return spec.edited(plan.edits)
+
+    def _remove(self, container: Container, lock: Lock) -> None:
+        lock.release()
+        try:
+            self.stores.containers.remove(container)
+        except UdockerError as error:  # the program's exit code matters more
+            console.warn(f"container {container.id[:12]} was not removed: {error.message}")
+
+    def _tell(self, notes: tuple[str, ...]) -> None:
+        for note in notes if not self.settings.quiet else ():
+            console.warn(note)

@@ -1,0 +1,89 @@
+"""Images and containers together, as commands need them."""
+
+from __future__ import annotations
+
+from udocker.containers.store import ContainerStore
+from udocker.errors import ImageNotFound, InvalidReference, StoreError
+from udocker.host.root import Root
+from udocker.images.store import ImageStore
+from udocker.oci import MAX_DOCUMENT_BYTES, ImageConfig
+from udocker.registry.reference import Reference
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udocker.containers.container import Container
+    from udocker.containers.request import RunRequest
+    from udocker.images.store import Image
+    from udocker.settings import Settings
+
+
+class Stores:
+    """The user's images and containers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.cache = f"{settings.directory}/cache"
+        self.images = ImageStore(settings.directory)
+        self.containers = ContainerStore(settings.directory, self.images.trees)
+
+    def reference(self, name: str) -> Reference:
+        """Return what an image name means with the registry that the user has set."""
+        return Reference.parse(name, self.settings.registry)
+
+    def find_image(self, name: str) -> Image | None:
+        """Return the image of that name, or whose id begins so."""
+        try:
+            found = self.images.find(self.reference(name))
+        except InvalidReference:
+            found = self.images.find_id(name)
+            if found is None:
+                raise
+        return found or self.images.find_id(name)
+
+    def get_image(self, name: str) -> Image:
+        """Return what `find_image` finds. Raises ImageNotFound when that is nothing."""
+        image = self.find_image(name)
+        if image is None:
+            raise ImageNotFound(f"no image {name!r} here", hint=f"udocker pull {name}")
+        return image
+
+    def image_for(self, name: str, pull: str, platform: str | None) -> Image:
+        """Return the image of that name, pulled where `pull` wants it."""
+        here = self.find_image(name) if pull != "always" and platform is None else None
+        if here and pull in ("missing", "never", "reuse"):
+            return here
+        if pull == "never":
+            raise ImageNotFound(f"no image {name!r} here, and --pull=never", hint="udocker images")
+        from udocker.transfer.pull import pull as pull_image
+
+        return pull_image(self.settings, self.images, self.reference(name), platform)
+
+    def plan_container(
+        self, name: str, request: RunRequest, options: list[str], command: list[str]
+    ) -> Container:
+        """Return a container of the image `name`, which is pulled if it has to be."""
+        image = self.image_for(name, request.pull, request.platform)
+        return self.containers.plan(
+            image,
+            self.images.read_manifest(image).config.digest,
+            options=tuple(options),
+            command=tuple(command),
+            ephemeral=request.remove,
+        )
+
+    def config_of(self, container: Container) -> ImageConfig:
+        """Return the config of the image that `container` was made from."""
+        return ImageConfig.from_bytes(self.images.blobs.read(container.config, MAX_DOCUMENT_BYTES))
+
+    def files_of(self, container: Container) -> Root:
+        """Return the image's tree of `container`, for safe reading."""
+        return Root(container.tree)
+
+    def remove_image(self, image: Image, *, force: bool) -> None:
+        """Remove an image. Raises StoreError while containers are made of it, unless forced."""
+        users = [c for c in self.containers.containers() if c.manifest == image.manifest.digest]
+        if users and not force:
+            ids = ", ".join(c.id[:12] for c in users)
+            raise StoreError(f"image {image.name} has containers: {ids}", hint="udocker rm, or -f")
+        kept = frozenset(c.tree.rpartition("/")[2] for c in self.containers.containers())
+        self.images.remove(image, kept)
