@@ -1,0 +1,1 @@
+"""Images on the move: registry and store joined, in parallel, with progress."""

@@ -1,0 +1,142 @@
+"""The same work on many items in a few processes: two cores unpack layers faster than one.
+
+Processes, not threads: unpacking is system calls made one after the other by Python, which
+threads take turns at (2.17 GB image: 3.0 s with two processes, 4.1 s with two threads).
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+
+from udocker import errors, fastjson
+from udocker.errors import UdockerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from udocker.console import Progress
+
+_EVENT_BYTES = 4096
+"""Shorter writes to a pipe are never mixed with others. Source: pipe(7), PIPE_BUF."""
+_REPORT_BYTES = 1 << 20
+
+
+class Report:
+    """What a worker tells: how far its current item is. Ends the process when nobody listens."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._part = ""
+        self._unsaid = 0
+
+    def start(self, part: str, total_bytes: int) -> None:
+        """An item of that size begins."""
+        self._part, self._unsaid = part, 0
+        self._send("start", part, total_bytes)
+
+    def advance(self, size_bytes: int) -> None:
+        """So much more of it has come."""
+        self._unsaid += size_bytes
+        if self._unsaid >= _REPORT_BYTES:
+            self._send("advance", self._part, self._unsaid)
+            self._unsaid = 0
+
+    def finish(self, note: str) -> None:
+        """The item is done."""
+        self._send("finish", self._part, note)
+
+    def fail(self, error: UdockerError) -> None:
+        """The item cannot be done."""
+        self._send("fail", type(error).__name__, error.message[:1500], (error.hint or "")[:500])
+
+    def _send(self, *event: Any) -> None:
+        line = fastjson.dumps(event).encode()[: _EVENT_BYTES - 1] + b"\n"
+        try:
+            os.write(self._pipe, line)
+        except BrokenPipeError:  # the parent was killed
+            os._exit(1)
+
+
+def run(
+    count: int,
+    processes: int,
+    work: Callable[[int, Report], None],
+    order: Sequence[int],
+    progress: Progress,
+) -> None:
+    """Call `work(item, report)` for the items 0 to count-1, in `order`, in so many processes.
+
+    Raises the first error that a worker meets; the others are ended then.
+    """
+    queue, feed = os.pipe()
+    listen, pipe = os.pipe()
+    os.write(feed, bytes().join(item.to_bytes(4, "little") for item in order[: 1 << 13]))
+    os.close(feed)
+    children = [_fork(work, queue, pipe, (listen,)) for _ in range(min(processes, count))]
+    os.close(queue)
+    os.close(pipe)
+    try:
+        _listen(listen, progress)
+        while children:
+            status = os.waitpid(children[0], 0)[1]
+            children.pop(0)
+            if status:
+                raise UdockerError("a worker process ended before its work was done")
+    finally:
+        os.close(listen)
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _fork(work: Callable[[int, Report], None], queue: int, pipe: int, close: Sequence[int]) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for descriptor in close:
+            os.close(descriptor)
+        code = _work(work, queue, Report(pipe))
+    finally:
+        os._exit(code)
+
+
+def _work(work: Callable[[int, Report], None], queue: int, report: Report) -> int:
+    try:
+        # the queue is a pipe that holds all items: each read takes the next one
+        while item := os.read(queue, 4):
+            work(int.from_bytes(item, "little"), report)
+    except UdockerError as error:
+        report.fail(error)
+    except OSError as error:
+        report.fail(UdockerError(f"{error.filename or 'a file'}: {error.strerror or error}"))
+    except MemoryError:
+        report.fail(UdockerError("out of memory"))
+    return 0
+
+
+def _listen(pipe: int, progress: Progress) -> None:
+    """Pass on what the workers tell until the last one has closed the pipe."""
+    left = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        while selector.select():
+            data = os.read(pipe, 1 << 16)
+            if not data:
+                return
+            *lines, left = (left + data).split(b"\n")
+            for line in lines:
+                _tell(progress, *fastjson.loads(line))
+
+
+def _tell(progress: Progress, kind: str, *values: Any) -> None:
+    if kind == "fail":
+        name, message, hint = values
+        raise getattr(errors, name, UdockerError)(message, hint=hint or None)
+    getattr(progress, kind)(*values)
