@@ -1,0 +1,484 @@
+"""Requests to a registry: with the right credentials, to the right server, as often as it takes."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from email.utils import formatdate
+
+import pytest
+from registries import PASSWORD, USER, Reply, Server, Tls
+
+from udocker.errors import AccessDenied, ImageNotFound, RegistryError, UdockerError, UsageError
+from udocker.registry.credentials import Credentials
+from udocker.registry.faults import Unavailable, refusal, seconds
+from udocker.registry.route import Route, is_loopback, shown
+from udocker.registry.transport import Patience, Request, Transport
+
+QUICK = Patience(
+    attempts=3,
+    first_delay_s=0.01,
+    longest_delay_s=0.02,
+    longest_retry_after_s=0.5,
+    connect_timeout_s=2,
+    read_timeout_s=1,
+)
+ASK = Request("GET", "/v2/a/thing", "a", "the thing")
+
+
+def transport(host, credentials=None, environment=None, **options):
+    def find(repository):
+        return credentials
+
+    options.setdefault("patience", QUICK)
+    return Transport(host, environment or {}, find, **options)
+
+
+def body(transport, request=ASK):
+    return transport.fetch(request, 1 << 20).body
+
+
+def in_turn(*replies):
+    """Answer the first request with the first reply, ..., all further ones with the last."""
+    left = list(replies)
+    return lambda asked: left.pop(0) if len(left) > 1 else left[0]
+
+
+OK = Reply(body=b"fine")
+
+
+# Trying again
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 499, 500, 502, 503, 504, 522])
+def test_a_failure_that_may_pass_is_tried_again(status):
+    with Server(in_turn(Reply(status), Reply(status), OK)) as server:
+        client = transport(server.host)
+        assert body(client) == b"fine"
+        assert client.requests == len(server.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, RegistryError), (403, AccessDenied), (404, ImageNotFound), (501, RegistryError)],
+)
+def test_a_final_answer_is_not_tried_again(status, kind):
+    with Server(lambda asked: Reply(status)) as server:
+        with pytest.raises(kind, match=str(status)):
+            body(transport(server.host))
+        assert len(server.paths()) == 1
+
+
+def test_attempts_end_with_the_servers_own_words():
+    said = {"errors": [{"code": "TOOMANYREQUESTS", "message": "slow\x1b[2J down"}]}
+    with Server(lambda asked: Reply(429, body=json.dumps(said).encode())) as server:
+        with pytest.raises(Unavailable, match=r"429 \(TOOMANYREQUESTS: slow \[2J down\)") as caught:
+            body(transport(server.host))
+        assert "udocker login" in caught.value.hint
+        assert len(server.asked) == QUICK.attempts
+
+
+def test_a_connection_that_is_cut_or_silent_is_tried_again():
+    long = b"x" * 100_000
+    replies = [
+        Reply(body=long, cut_after=5),
+        Reply(body=long, cut_after=0, stall_s=2),
+        Reply(body=long),
+    ]
+    with Server(in_turn(*replies)) as server:
+        assert body(transport(server.host)) == long
+
+
+def test_a_connection_that_is_closed_without_an_answer_is_tried_again():
+    def close_first(asked):
+        if len(server.asked) < 2:
+            raise ConnectionResetError
+        return OK
+
+    with Server(close_first) as server:
+        assert body(transport(server.host)) == b"fine"
+
+
+def test_nobody_listening_is_an_error_at_once():
+    with Server() as server:
+        pass
+    client = transport(server.host)
+    with pytest.raises(RegistryError, match="refused"):
+        body(client)
+    assert client.requests == 2  # http and https
+
+
+def test_an_error_that_the_caller_is_handling_is_not_taken_for_the_reason():
+    with Server() as server:
+        pass
+    try:
+        raise TimeoutError("another matter")
+    except TimeoutError:
+        with pytest.raises(RegistryError, match="Connection refused") as caught:
+            body(transport(server.host))
+    assert not isinstance(caught.value, Unavailable)
+
+
+def test_retry_after_is_obeyed_within_bounds():
+    for text, least_s in (("0", 0), ("9999", QUICK.longest_retry_after_s), (formatdate(0), 0)):
+        with Server(in_turn(Reply(503, {"Retry-After": text}), OK)) as server:
+            start = time.monotonic()
+            assert body(transport(server.host)) == b"fine"
+            assert least_s <= time.monotonic() - start < 60
+
+
+def test_retry_after_is_seconds_or_a_date():
+    assert seconds("120") == 120
+    assert 50 < seconds(formatdate(time.time() + 60, usegmt=True)) <= 60
+    assert seconds("Thu, 01 Jan 1970 00:00:00 GMT") == 0
+    for text in ("", "soon", "-5", "\u0661", "Thu, 99 Jan 1970 00:00:00 GMT", "1e9"):
+        assert seconds(text) is None
+
+
+def test_an_answer_is_bounded():
+    with (
+        Server(lambda asked: Reply(body=b"x" * 1000)) as server,
+        pytest.raises(RegistryError, match="more than 999 bytes"),
+    ):
+        transport(server.host).fetch(ASK, 999)
+
+
+def test_only_identity_is_accepted_as_encoding_and_bytes_are_not_decoded():
+    packed = Reply(body=b"not gzip at all", headers={"Content-Encoding": "gzip"})
+    with Server(lambda asked: packed) as server:
+        assert body(transport(server.host)) == packed.body
+    assert server.asked[0].headers["Accept-Encoding"] == "identity"
+
+
+def test_connections_are_kept_and_reopened():
+    with Server(lambda asked: OK) as server:
+        client = transport(server.host)
+        for _ in range(3):
+            assert body(client) == b"fine"
+        client.reopen()
+        assert body(client) == b"fine"
+
+
+# Redirects
+
+
+def test_redirects_are_followed_and_only_the_registry_sees_credentials():
+    seen = []
+
+    def elsewhere(asked):
+        seen.append(asked.headers["Authorization"])
+        return OK
+
+    def registry(asked):
+        if asked.headers["Authorization"] is None:
+            return Reply(401, {"WWW-Authenticate": "Basic"})
+        if asked.path == "/v2/a/thing":
+            return Reply(307, {"Location": "/v2/nearer"})
+        seen.append(asked.headers["Authorization"])
+        return Reply(302, {"Location": f"{storage.url}/blob?signature=s3cret"})
+
+    with Server(elsewhere) as storage, Server(registry) as server:
+        assert body(transport(server.host, Credentials("u", "p"))) == b"fine"
+    assert seen == [Credentials("u", "p").basic, None]
+
+
+@pytest.mark.parametrize("challenge", ["Basic", 'Bearer realm="{url}/token"'])
+def test_a_server_elsewhere_cannot_ask_for_the_registrys_credentials(challenge):
+    def ask_for_them(asked):
+        return Reply(401, {"WWW-Authenticate": challenge.format(url=storage.url)})
+
+    with Server(ask_for_them) as storage:
+        move = Reply(307, {"Location": storage.url})
+        with Server(lambda asked: move) as server, pytest.raises(Unavailable, match="401"):
+            body(transport(server.host, Credentials("u", "p")))
+    everything = storage.asked + server.asked
+    assert all(asked.headers["Authorization"] is None for asked in everything)
+
+
+def test_an_expired_address_of_a_redirect_is_asked_for_again():
+    with Server(lambda asked: OK if "new" in asked.path else Reply(403)) as storage:
+        moves = [Reply(307, {"Location": f"{storage.url}/{name}"}) for name in ("old", "new")]
+        with Server(in_turn(*moves)) as server:
+            assert body(transport(server.host)) == b"fine"
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["file:///etc/passwd", "http://user:word@127.0.0.1/", "gopher://x", "http://[", "//h:99999/"],
+)
+def test_a_redirect_to_what_is_no_web_address_is_refused(location):
+    with (
+        Server(lambda asked: Reply(307, {"Location": location})) as server,
+        pytest.raises(RegistryError) as caught,
+    ):
+        body(transport(server.host))
+    assert "word" not in caught.value.message
+
+
+def test_redirects_end():
+    with (
+        Server(lambda asked: Reply(307, {"Location": asked.path})) as server,
+        pytest.raises(RegistryError, match="more than 10 redirects"),
+    ):
+        body(transport(server.host))
+
+
+def test_signatures_of_addresses_are_not_shown():
+    with Server() as nobody:
+        pass
+    move = Reply(307, {"Location": f"{nobody.url}/b?signature=s3cret"})
+    with Server(lambda asked: move) as server, pytest.raises(RegistryError) as caught:
+        body(transport(server.host))
+    error = caught.value
+    while error:
+        assert "s3cret" not in str(error)
+        error = error.__cause__
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory):
+    return Tls.make(tmp_path_factory.mktemp("tls"))
+
+
+def test_on_loopback_a_server_of_tls_is_found_and_its_certificate_checked(tls):
+    with Server(lambda asked: OK, tls) as server:
+        trusting = transport(server.host, environment={"SSL_CERT_FILE": tls.certificate})
+        assert body(trusting) == body(trusting) == b"fine"
+        with pytest.raises(RegistryError, match="certificate is not trusted") as caught:
+            body(transport(server.host))
+    assert "SSL_CERT_FILE" in caught.value.hint
+
+
+def test_insecure_means_that_certificates_are_not_checked(tls):
+    with Server(lambda asked: OK, tls) as server:
+        assert body(transport(server.host, insecure=True)) == b"fine"
+
+
+def test_a_redirect_from_https_to_http_is_refused(tls):
+    environment = {"SSL_CERT_FILE": tls.certificate}
+    with Server(lambda asked: OK) as clear:
+        move = Reply(307, {"Location": clear.url})
+        with Server(lambda asked: move, tls) as server:
+            with pytest.raises(RegistryError, match="redirects to plain http"):
+                body(transport(server.host, environment=environment))
+            assert body(transport(server.host, insecure=True)) == b"fine"
+
+
+def test_certificates_that_do_not_exist_are_an_error():
+    with pytest.raises(UsageError, match="SSL_CERT_FILE"):
+        transport("quay.io", environment={"SSL_CERT_FILE": "/nowhere.pem"})
+
+
+def test_elsewhere_than_on_loopback_clear_text_needs_insecure():
+    with Server(lambda asked: OK) as proxy:
+        # The proxy answers for every host over http, and refuses tunnels for https.
+        proxy.reply = lambda asked: Reply(405) if asked.method == "CONNECT" else OK
+        environment = {"http_proxy": proxy.url, "HTTPS_PROXY": proxy.url}
+        client = transport("registry.invalid", environment=environment)
+        with pytest.raises(RegistryError, match="Tunnel connection failed: 405"):
+            body(client)
+        assert not proxy.paths("GET")
+        insecure = transport("registry.invalid", environment=environment, insecure=True)
+        assert body(insecure) == b"fine"
+        assert proxy.paths("GET") == ["http://registry.invalid/v2/a/thing"]
+
+
+# Tokens
+
+
+class Guarded(Server):
+    """A registry that wants the newest token of its token server, which counts them."""
+
+    def __init__(self, scopes=("repository:a:pull",), tls=None, **answer):
+        super().__init__(tls=tls)
+        self.realm, self.scopes, self.extra = f"{self.url}/token", scopes, answer
+        self.given = 0
+
+    def reply(self, asked):
+        if asked.path.startswith("/token"):
+            self.given += 1
+            token = {"token": f"t{self.given}", **self.extra}
+            return Reply(body=json.dumps(token).encode())
+        if asked.headers["Authorization"] == f"Bearer t{self.given}":
+            return OK
+        challenge = f'Bearer realm="{self.realm}",service="s,t"'
+        challenge += "".join(f',scope="{scope}"' for scope in self.scopes)
+        return Reply(401, {"WWW-Authenticate": challenge})
+
+
+def test_a_token_is_fetched_once_and_used_until_it_ends():
+    with Guarded(expires_in=300) as server:
+        client = transport(server.host)
+        for _ in range(3):
+            assert body(client) == b"fine"
+        assert client.requests == 5
+        client.reopen()
+        assert body(client) == b"fine"
+    assert server.paths()[1] == "/token?service=s%2Ct&scope=repository%3Aa%3Apull"
+
+
+def test_a_token_is_renewed_before_it_ends():
+    with Guarded(expires_in=0.5) as server:
+        client = transport(server.host)
+        assert body(client) == b"fine"
+        time.sleep(0.5)
+        assert body(client) == b"fine"
+        refused = [asked for asked in server.asked if asked.headers["Authorization"] is None]
+        assert (server.given, len(refused)) == (2, 3)  # no 401 in between
+
+
+def test_a_token_that_is_refused_is_renewed():
+    with Guarded() as server:
+        client = transport(server.host)
+        assert body(client) == b"fine"
+        server.given += 1
+        assert body(client) == b"fine"
+
+
+def test_every_scope_is_asked_for_and_credentials_go_to_the_token_server_only():
+    credentials = Credentials(USER, PASSWORD)
+    with Guarded(scopes=("repository:a:pull", "x y")) as server:
+        assert body(transport(server.host, credentials)) == b"fine"
+    sent = [asked.headers["Authorization"] for asked in server.asked]
+    assert sent == [None, credentials.basic, "Bearer t1"]
+    assert server.paths()[1].endswith("scope=repository%3Aa%3Apull&scope=x&scope=y")
+
+
+def test_without_a_scope_the_repository_is_asked_for():
+    with Guarded(scopes=()) as server:
+        assert body(transport(server.host)) == b"fine"
+    assert "scope=repository%3Aa%3Apull" in server.paths()[1]
+
+
+def test_an_identity_token_is_posted():
+    with Guarded() as server:
+        assert body(transport(server.host, Credentials("", "", "refresh me"))) == b"fine"
+    posted = server.asked[1]
+    assert (posted.method, posted.path) == ("POST", "/token")
+    assert b"grant_type=refresh_token" in posted.body
+    assert b"refresh_token=refresh+me" in posted.body
+    assert posted.headers["Authorization"] is None
+
+
+@pytest.mark.parametrize("realm", ["http://192.0.2.1/token", "ftp://127.0.0.1/", "", "http://["])
+def test_a_token_server_in_clear_text_elsewhere_is_refused(realm):
+    with Guarded() as server:
+        server.realm = realm
+        with pytest.raises(RegistryError):
+            body(transport(server.host, Credentials(USER, PASSWORD)))
+        assert len(server.asked) == 1
+
+
+def test_a_registry_of_tls_cannot_send_credentials_to_clear_text(tls):
+    environment = {"SSL_CERT_FILE": tls.certificate}
+    with Server(lambda asked: OK) as clear, Guarded(tls=tls) as server:
+        server.realm = f"{clear.url}/token"
+        with pytest.raises(RegistryError, match="does not speak https"):
+            body(transport(server.host, Credentials(USER, PASSWORD), environment))
+        assert not clear.asked
+
+
+@pytest.mark.parametrize(
+    ("challenge", "credentials"),
+    [
+        ("Basic", None),
+        ("Basic", Credentials(USER, "wrong")),
+        ("Basic", Credentials("", "", "identity")),
+        ("Negotiate", Credentials(USER, PASSWORD)),
+        ("", Credentials(USER, PASSWORD)),
+        ('Bearer realm="{url}/token"', Credentials(USER, "s3cret")),
+    ],
+)
+def test_without_the_right_credentials_access_is_denied(challenge, credentials):
+    def refuse(asked):
+        return Reply(401, {"WWW-Authenticate": challenge.format(url=server.url)})
+
+    with Server(refuse) as server:
+        with pytest.raises(AccessDenied, match="the thing") as caught:
+            body(transport(server.host, credentials))
+        assert len(server.asked) <= 2
+    assert f"udocker login {server.host}" in caught.value.hint
+    assert "s3cret" not in caught.value.message
+
+
+# The way
+
+
+PROXIES = [
+    # variables, URL, proxy
+    ({}, "https://quay.io/", None),
+    ({"https_proxy": "http://p:1"}, "https://quay.io/", "http://p:1"),
+    ({"HTTPS_PROXY": "http://p:1"}, "https://quay.io/", "http://p:1"),
+    ({"https_proxy": "http://p:1"}, "http://quay.io/", None),
+    ({"all_proxy": "socks5h://p:1"}, "https://quay.io/", "socks5h://p:1"),
+    ({"https_proxy": "http://p:1"}, "https://127.0.0.1:5000/", None),
+    ({"https_proxy": "http://p:1"}, "https://[::1]:5000/", None),
+    ({"https_proxy": "http://p:1", "no_proxy": "*"}, "https://quay.io/", None),
+    ({"https_proxy": "http://p:1", "no_proxy": "x, quay.io"}, "https://quay.io/", None),
+    ({"https_proxy": "http://p:1", "no_proxy": ".quay.io"}, "https://cdn.quay.io/", None),
+    ({"https_proxy": "http://p:1", "no_proxy": "*.quay.io"}, "https://cdn.quay.io/", None),
+    ({"https_proxy": "http://p:1", "NO_PROXY": "Quay.IO"}, "https://cdn.quay.io/", None),
+    ({"https_proxy": "http://p:1", "no_proxy": "ay.io"}, "https://quay.io/", "http://p:1"),
+    ({"https_proxy": "http://p:1", "no_proxy": "quay.io:443"}, "https://quay.io/", None),
+    ({"https_proxy": "http://p:1", "no_proxy": "quay.io:80"}, "https://quay.io/", "http://p:1"),
+    ({"https_proxy": "http://p:1", "no_proxy": "10.0.0.0/8"}, "https://10.1.2.3/", None),
+    ({"https_proxy": "http://p:1", "no_proxy": "10.0.0.0/8"}, "https://11.1.1.1/", "http://p:1"),
+    ({"https_proxy": "http://p:1", "no_proxy": "2001:db8::/32"}, "https://[2001:db8::1]/", None),
+]
+
+
+@pytest.mark.parametrize(("variables", "url", "proxy"), PROXIES)
+def test_proxies_are_those_of_the_variables(variables, url, proxy):
+    assert list(Route(variables).proxies(url).values()) == ([proxy] if proxy else [])
+
+
+def test_a_proxy_that_cannot_be_used_is_an_error_with_a_hint():
+    client = transport("quay.invalid", environment={"https_proxy": "socks9://127.0.0.1:1"})
+    with pytest.raises(UdockerError) as caught:
+        body(client)
+    assert "proxies" in caught.value.hint
+
+
+def test_loopback_is_known_by_name_or_address():
+    assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.9.9.9", "::1")))
+    assert not any(map(is_loopback, ("localhost.org", "10.0.0.1", "::2", "", "127.0.0.1.org")))
+
+
+def test_what_is_shown_of_an_address_has_no_secret():
+    assert shown("https://user:word@h:1/p?query#f") == "https://h:1/p"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"errors":[{"code":"A","message":"b"},{"code":"C"}]}', "(A: b; C)"),
+        (b'{"details":"unauthorized"}', "(unauthorized)"),
+        (b'{"errors":"text","message":"m"}', "(m)"),
+        (b"<html>", ""),
+        (b"[]", ""),
+        (b'{"errors":[5]}', ""),
+        (b'{"message":"' + b"x" * 9999 + b'"}', "xxx...)"),
+    ],
+)
+def test_an_errors_body_becomes_one_sentence(body, words):
+    message = refusal("it", "host", 400, body).message
+    assert message.startswith("it: host answers 400")
+    assert message.endswith(words)
+    assert len(message) < 400
+
+
+def test_patience_grows_up_to_its_bound():
+    patience = Patience(first_delay_s=0.02, longest_delay_s=0.05)
+    for failures, longest in ((1, 0.02), (2, 0.04), (9, 0.05), (5000, 0.05)):
+        start = time.monotonic()
+        patience.wait(failures, Unavailable("x"))
+        assert longest / 2 <= time.monotonic() - start < longest + 2
+
+
+def test_the_librarys_certificates_are_the_default():
+    assert Route({}).certificates() is True
+    assert ssl.create_default_context().verify_mode == ssl.CERT_REQUIRED

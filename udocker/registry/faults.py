@@ -1,0 +1,137 @@
+"""What went wrong between a registry and us, in words for the user.
+
+Texts of foreign exceptions are not passed on: they hold whole URLs, and with them signatures.
+What servers say is cut short and freed of control characters.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import socket
+import ssl
+import time
+from email.utils import parsedate_to_datetime
+
+from udocker import fastjson
+from udocker.errors import AccessDenied, ImageNotFound, RegistryError
+from udocker.registry.route import shown
+
+RETRIED = frozenset((408, 425, 429, 499, 500, 502, 503, 504, 522))
+"""Status codes after which the same request may well be answered."""
+
+_MAX_CHARACTERS = 300
+_MAX_ERRORS = 3
+_FINAL_ERRORS = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
+
+
+class Unavailable(RegistryError):
+    """A failure that may pass: asked again, the registry may answer.
+
+    `retry_after_s` is how long the server asked to be left alone, None where it did not say.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class Unreachable(RegistryError):
+    """Nobody is there, or nobody who speaks the protocol."""
+
+
+def no_answer(url: str, cause: BaseException) -> RegistryError:
+    """Return the error for a request that nobody answered, because of `cause`."""
+    text = f"{shown(url)}: no answer: {reason(cause)}"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return RegistryError(text, hint="name the site's own certificates in SSL_CERT_FILE")
+    if _is_final(cause):
+        return Unreachable(text, hint="on a node without internet, set https_proxy")
+    return Unavailable(text)
+
+
+def _is_final(cause: BaseException) -> bool:
+    if isinstance(cause, socket.gaierror):
+        return cause.errno != socket.EAI_AGAIN
+    if isinstance(cause, ssl.SSLError):
+        return not isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+    return isinstance(cause, OSError) and cause.errno in _FINAL_ERRORS
+
+
+def reason(cause: BaseException) -> str:
+    """Return the few words that an operating system or a TLS library gives as its reason."""
+    if isinstance(cause, socket.timeout):
+        return "it takes too long"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({cause.verify_message})"
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS fails ({cause.reason or 'the connection is cut'})"
+    if isinstance(cause, OSError):
+        return cause.strerror or printable(str(cause)) or "the connection is cut"
+    return "the connection is cut"
+
+
+def refusal(
+    subject: str, host: str, status: int, body: bytes, retry_after: str = ""
+) -> RegistryError | ImageNotFound:
+    """Return the error for an answer with `status` about `subject`."""
+    said = _sentence(body)
+    text = f"{subject}: {host} answers {status}" + (f" ({said})" if said else "")
+    if status in (401, 403):
+        return denied(text, host)
+    if status == 404:
+        return ImageNotFound(text, hint="check the spelling; private images look absent as well")
+    if status in RETRIED:
+        return Unavailable(text, hint=_hint(status, host), retry_after_s=seconds(retry_after))
+    return RegistryError(text)
+
+
+def denied(text: str, host: str) -> AccessDenied:
+    """Return the error for a registry that wants other credentials, or any."""
+    return AccessDenied(text, hint=f"check the name, or log in: udocker login {host}")
+
+
+def _hint(status: int, host: str) -> str | None:
+    if status != 429:
+        return None
+    return f"its limit is reached: wait, or log in for a higher one: udocker login {host}"
+
+
+def seconds(retry_after: str) -> float | None:
+    """Read a `Retry-After` header: seconds or a date. Source: RFC 9110, section 10.2.3."""
+    text = retry_after.strip()
+    if text.isdecimal() and text.isascii():
+        return float(text[:9])
+    try:
+        wait_s = parsedate_to_datetime(text).timestamp() - time.time()
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
+    return max(0.0, wait_s) if math.isfinite(wait_s) else None
+
+
+def _sentence(body: bytes) -> str:
+    """Return what an error's body says. Source: distribution-spec, "Error Codes"."""
+    try:
+        members = fastjson.loads(body)
+    except ValueError:
+        return ""
+    if not isinstance(members, dict):
+        return ""
+    errors = members.get("errors")
+    if not isinstance(errors, list):
+        errors = [members]
+    texts = [_error_text(error) for error in errors[:_MAX_ERRORS] if isinstance(error, dict)]
+    return printable("; ".join(filter(None, texts)))
+
+
+def _error_text(error: dict[str, object]) -> str:
+    words = (error.get(key) for key in ("code", "message", "details"))
+    return ": ".join(word for word in words if isinstance(word, str) and word)
+
+
+def printable(text: str) -> str:
+    """Return foreign text fit for a terminal."""
+    clean = "".join(c if c.isprintable() else " " for c in text)
+    return clean if len(clean) <= _MAX_CHARACTERS else clean[:_MAX_CHARACTERS] + "..."

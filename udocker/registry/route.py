@@ -1,0 +1,113 @@
+"""The way to a server: its addresses as text, and the proxies and certificates of the user.
+
+Source for the variables: curl(1), "Environment"; Python's `requests`, "Proxies"; openssl(1).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from udocker.errors import RegistryError, UsageError
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+
+
+def bases(host: str, *, insecure: bool) -> tuple[str, ...]:
+    """Return the beginnings of URLs under which a registry may answer, the likeliest first."""
+    if is_loopback(split(f"https://{host}").hostname or ""):
+        return f"http://{host}", f"https://{host}"
+    return (f"https://{host}", f"http://{host}") if insecure else (f"https://{host}",)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address can only be this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def split(url: str) -> SplitResult:
+    """Take a URL apart. Raises RegistryError for one that cannot be."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - reading it is what checks it
+    except ValueError:
+        raise RegistryError(f"{url[:100]!r} is not the address of a server") from None
+    return parts
+
+
+def join(url: str, location: str) -> str:
+    """Return the URL that `location`, found at `url`, means. Raises RegistryError for none."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise RegistryError(f"{shown(url)} leads to {location[:100]!r}, no address") from None
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Return scheme, host and port: who is asked, and who may see credentials."""
+    parts = split(url)
+    return parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme)
+
+
+def shown(url: str) -> str:
+    """Return what of a URL may be printed: no user, and no query, which can hold signatures."""
+    parts = split(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
+class Route:
+    """Proxies and certificates by the variables of `environment`."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._exceptions = tuple(self._variable("no_proxy").replace(",", " ").split())
+
+    def proxies(self, url: str) -> dict[str, str]:
+        """Return what `requests` takes as the proxies for one URL."""
+        scheme, host, port = origin(url)
+        if is_loopback(host) or any(_matches(e, host, port) for e in self._exceptions):
+            return {}
+        proxy = self._variable(f"{scheme}_proxy") or self._variable("all_proxy")
+        return {scheme: proxy} if proxy else {}
+
+    def certificates(self) -> str | bool:
+        """Return the file of trusted certificates; True for the default ones.
+
+        Raises UsageError when a variable names what is not there.
+        """
+        for name in _CERTIFICATE_VARIABLES:
+            path = self._environment.get(name)
+            if path and not os.path.exists(path):
+                raise UsageError(f"${name} names {path}, which does not exist")
+            if path:
+                return path
+        return True
+
+    def _variable(self, name: str) -> str:
+        return self._environment.get(name) or self._environment.get(name.upper(), "")
+
+
+def _matches(exception: str, host: str, port: int | None) -> bool:
+    """Tell whether an entry of `no_proxy` covers a host: name, suffix, address, network or `*`."""
+    if exception == "*":
+        return True
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(exception, strict=False)
+    except ValueError:
+        pass
+    name, colon, digits = exception.rpartition(":")
+    if colon and digits.isdecimal():
+        if int(digits) != port:
+            return False
+        exception = name.strip("[]")
+    suffix = exception.lower().lstrip("*").lstrip(".")
+    return bool(suffix) and (host == suffix or host.endswith("." + suffix))

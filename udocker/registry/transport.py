@@ -1,0 +1,375 @@
+"""HTTP to one registry: bounded, retrying, authenticated. The only user of `requests`.
+
+Redirects are followed here and not by `requests`, which would follow them to plain http and
+decide itself where credentials go. The process environment is never read: proxies and
+certificates come from the environment that the settings hold.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPException
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError, InsecureRequestWarning
+
+from udocker import __version__
+from udocker.errors import ImageNotFound, RegistryError
+from udocker.registry.auth import Authorizer
+from udocker.registry.credentials import Credentials
+from udocker.registry.faults import (
+    Unavailable,
+    Unreachable,
+    no_answer,
+    reason,
+    refusal,
+)
+from udocker.registry.route import Route, bases, is_loopback, join, origin, shown, split
+from udocker.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+CHUNK_BYTES = 256 << 10
+MAX_REDIRECTS = 10
+MAX_TOKEN_ANSWER_BYTES = 1 << 20
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_MAX_ERROR_BYTES = 64 << 10
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for a server, and how often to try again."""
+
+    attempts: int = 5
+    first_delay_s: float = 0.5
+    """Doubled with every failure, then shortened at random by up to a half."""
+    longest_delay_s: float = 30.0
+    longest_retry_after_s: float = 60.0
+    """A server that asks for more (`Retry-After`) gets this much."""
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 60.0
+    """Longest silence in the middle of an answer."""
+
+    def wait(self, failures: int, error: Unavailable) -> None:
+        """Sleep before the next attempt, after `failures` (1 or more) in a row."""
+        delay_s = min(self.first_delay_s * 2 ** min(failures - 1, 30), self.longest_delay_s)
+        # Many jobs of a cluster fail at the same moment: they must not come back at the same one.
+        delay_s *= random.uniform(0.5, 1)
+        if error.retry_after_s is not None:
+            delay_s += min(error.retry_after_s, self.longest_retry_after_s)
+        time.sleep(delay_s)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to ask a registry, and the words that name it in messages."""
+
+    method: str
+    path: str
+    """Path and query below the registry's host; begins with `/v2/`."""
+    repository: str
+    subject: str
+    headers: tuple[tuple[str, str], ...] = ()
+    accepted: tuple[int, ...] = (200,)
+    """Status codes that are an answer; every other one is an error."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Response:
+    """The head of an answer, and its body as it comes. Close it, or use it with `with`."""
+
+    def __init__(self, answer: requests.Response) -> None:
+        self._answer = answer
+        # Before urllib3 2 an answer that was cut short was taken for a whole one.
+        answer.raw.enforce_content_length = True
+        self.status = answer.status_code
+        self.headers: Mapping[str, str] = answer.headers
+        self.url = answer.url
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body as it was sent, undecoded. Raises Unavailable where it breaks off."""
+        while True:
+            try:
+                data = self._answer.raw.read(CHUNK_BYTES, decode_content=False)
+            except (HTTPError, HTTPException, OSError) as error:
+                why = reason(_root_cause(error))
+                raise Unavailable(f"{shown(self.url)}: the answer breaks off: {why}") from error
+            if not data:
+                return
+            yield data
+
+    def read(self, limit_bytes: int) -> bytes:
+        """Return the body. Raises RegistryError for one of more than `limit_bytes`."""
+        body = bytearray()
+        for chunk in self.chunks():
+            body += chunk
+            if len(body) > limit_bytes:
+                raise RegistryError(f"{shown(self.url)}: more than {limit_bytes} bytes")
+        return bytes(body)
+
+    @property
+    def length_bytes(self) -> int | None:
+        """The announced length of the body."""
+        text = self.headers.get("Content-Length", "")
+        return int(text) if text.isdecimal() and len(text) < 19 else None
+
+    @property
+    def redirect(self) -> str | None:
+        """Where the server sends us instead, None for an answer."""
+        return self.headers.get("Location") if self.status in _REDIRECTS else None
+
+    def drain(self) -> bytes:
+        """Read what little there is and close: the connection can then be used again."""
+        try:
+            small = (self.length_bytes or 0) <= _MAX_ERROR_BYTES
+            return self.read(_MAX_ERROR_BYTES) if small else b""
+        except RegistryError:
+            return b""
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Drop what has not been read."""
+        self._answer.close()
+
+    def __enter__(self) -> Response:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Transport:
+    """A session with one registry.
+
+    After a fork each process calls `reopen` and then uses its own copy.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        environment: Mapping[str, str],
+        find_credentials: Callable[[str], Credentials | None],
+        *,
+        insecure: bool = False,
+        patience: Patience | None = None,
+    ) -> None:
+        self.host = host
+        self.patience = patience or Patience()
+        self.requests = 0
+        """Requests sent so far, those for tokens and those in vain included."""
+        self._route = Route(environment)
+        self._insecure = insecure
+        self._bases = bases(host, insecure=insecure)
+        self._authorizer = Authorizer(host, find_credentials, self._ask_token_server)
+        self._session = self._new_session()
+
+    def reopen(self) -> None:
+        """Use new connections from here on; tokens are kept. A forked process must call it.
+
+        Closing only lets go of this process's descriptors: nothing is sent on the connections,
+        which stay the parent's.
+        """
+        self._session.close()
+        self._session = self._new_session()
+
+    def fetch(self, request: Request, limit_bytes: int) -> Answer:
+        """Return a whole answer of at most `limit_bytes`, trying again while that may help."""
+
+        def attempt() -> Answer:
+            with self._answered(request) as response:
+                return Answer(response.headers, response.read(limit_bytes))
+
+        return self._retrying(attempt)
+
+    def open(self, request: Request) -> Response:
+        """Return an answer whose body is to be read, trying again while that may help."""
+        return self._retrying(lambda: self._answered(request))
+
+    def _new_session(self) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = False
+        session.headers.clear()
+        session.headers["User-Agent"] = f"udocker/{__version__}"
+        # A transport encoding would hide the bytes that the digest names.
+        session.headers["Accept-Encoding"] = "identity"
+        session.verify = False if self._insecure else self._route.certificates()
+        if self._insecure:
+            # Who asks for it is not to be told so at every request.
+            warnings.simplefilter("ignore", InsecureRequestWarning)
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, HTTPAdapter(pool_maxsize=8))
+        return session
+
+    def _retrying(self, attempt: Callable[[], T]) -> T:
+        for failures in range(1, self.patience.attempts):
+            try:
+                return attempt()
+            except Unavailable as error:
+                self.patience.wait(failures, error)
+        return attempt()
+
+    def _answered(self, request: Request) -> Response:
+        """Ask once, with credentials where the registry wants them. Raises what is not accepted."""
+        authorizer, names = self._authorizer, (request.repository, request.subject)
+        response = self._send(request, authorizer.header(*names))
+        if response.status == 401 and self._is_own(response.url):
+            header = authorizer.meet(response.headers.get("WWW-Authenticate", ""), *names)
+            if header:
+                response.drain()
+                response = self._send(request, header)
+        if response.status in request.accepted:
+            return response
+        error = _failure(response, request.subject)
+        if response.status in (400, 401, 403) and not self._is_own(response.url):
+            # The signed address of a redirect has expired; the registry gives a new one.
+            raise Unavailable(error.message)
+        raise error
+
+    def _ask_token_server(
+        self, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None, subject: str
+    ) -> bytes:
+        self._check_realm(url)
+        if form is None:
+            response = self._follow("GET", url, dict(headers))
+        else:
+            response = self._exchange("POST", url, headers, form)
+        with response:
+            if response.status == 200:
+                return response.read(MAX_TOKEN_ANSWER_BYTES)
+            raise _failure(response, subject)
+
+    def _check_realm(self, realm: str) -> None:
+        """Refuse a token server that would be sent credentials, or send tokens, in clear text."""
+        parts = split(realm)
+        clear = parts.scheme == "http" and (
+            self._insecure or (self._bases[0][:5] == "http:" and is_loopback(parts.hostname or ""))
+        )
+        if not clear and parts.scheme != "https":
+            raise RegistryError(
+                f"{self.host}: its token server {shown(realm)!r} does not speak https",
+                hint="--insecure permits it, and sends credentials in clear text",
+            )
+
+    def _send(self, request: Request, authorization: str | None) -> Response:
+        headers = dict(request.headers)
+        if authorization:
+            headers["Authorization"] = authorization
+        if len(self._bases) > 1:
+            return self._first_contact(request, headers)
+        return self._follow(request.method, self._bases[0] + request.path, headers)
+
+    def _first_contact(self, request: Request, headers: dict[str, str]) -> Response:
+        """Send a request and learn from it whether the registry speaks http or https."""
+        failures: list[RegistryError] = []
+        doubtful: Response | None = None
+        for base in self._bases:
+            try:
+                response = self._follow(request.method, base + request.path, headers)
+            except RegistryError as error:
+                failures.append(error)
+                continue
+            # Servers of TLS answer a request in clear text with 400 (Go, nginx).
+            if response.status == 400 and not doubtful:
+                doubtful = response
+                continue
+            if doubtful:
+                doubtful.close()
+            self._bases = (base,)
+            return response
+        told = [e for e in failures if not isinstance(e, (Unavailable, Unreachable))]
+        if doubtful and not told:
+            return doubtful
+        raise (told or failures)[0]
+
+    def _follow(self, method: str, url: str, headers: dict[str, str]) -> Response:
+        """Send a request and follow redirects; only the first host sees `Authorization`."""
+        first = origin(url)
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._exchange(method, url, headers)
+            if response.redirect is None:
+                return response
+            response.drain()
+            url = self._redirected(url, response.redirect)
+            if origin(url) != first:
+                headers = {key: text for key, text in headers.items() if key != "Authorization"}
+        raise RegistryError(f"{shown(url)}: more than {MAX_REDIRECTS} redirects")
+
+    def _redirected(self, url: str, location: str) -> str:
+        target = join(url, location)
+        parts = split(target)
+        if parts.scheme not in ("http", "https") or parts.username is not None:
+            raise RegistryError(f"{shown(url)} redirects to what is not a web address")
+        if parts.scheme == "http" and split(url).scheme == "https" and not self._insecure:
+            raise RegistryError(f"{shown(url)} redirects to plain http ({shown(target)})")
+        return target
+
+    def _exchange(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        form: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Send one request and return what comes. Foreign exceptions end here."""
+        self.requests += 1
+        patience = self.patience
+        try:
+            answer = self._session.request(
+                method,
+                url,
+                headers=dict(headers),
+                data=form,
+                stream=True,
+                allow_redirects=False,
+                timeout=(patience.connect_timeout_s, patience.read_timeout_s),
+                proxies=self._route.proxies(url),
+            )
+        except (requests.RequestException, HTTPError, ValueError) as error:
+            # The outer exceptions' texts hold whole URLs, and with them signatures.
+            if isinstance(error, ValueError):
+                raise RegistryError(
+                    f"{shown(url)}: this address, or its proxy, cannot be used",
+                    hint="proxies are http://host:port; socks5h:// needs the package PySocks",
+                ) from None
+            cause = _root_cause(error)
+            raise no_answer(url, cause) from cause
+        return Response(answer)
+
+    def _is_own(self, url: str) -> bool:
+        return origin(url) == origin(self._bases[0])
+
+
+def _failure(response: Response, subject: str) -> RegistryError | ImageNotFound:
+    host = split(response.url).netloc
+    retry_after = response.headers.get("Retry-After", "")
+    return refusal(subject, host, response.status, response.drain(), retry_after)
+
+
+def _root_cause(error: Exception) -> BaseException:
+    """Return what the operating system, TLS or HTTP said, below what libraries made of it.
+
+    The first such exception is taken: further down may be one that our caller is handling.
+    """
+    below: BaseException | None = error
+    while below is not None:
+        plain = isinstance(below, (OSError, HTTPException))
+        if plain and not isinstance(below, requests.RequestException):
+            return below
+        below = below.__cause__ or below.__context__
+    return error
