@@ -1,0 +1,58 @@
+"""Answers that were expensive, kept as files whose names say what they depend on."""
+
+from __future__ import annotations
+
+import os
+
+from udocker import fastjson
+
+try:
+    from _blake2 import blake2b  # what `hashlib` gives, without the 5 ms of loading OpenSSL
+except ImportError:  # pragma: no cover - an interpreter built without it
+    from hashlib import blake2b
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_LIMIT_BYTES = 4 << 20
+
+
+def digest(*parts: object) -> str:
+    """Return a name, 32 hex digits, for `parts` (bytes, or anything that JSON can say)."""
+    state = blake2b(digest_size=16)
+    for part in parts:
+        data = part if isinstance(part, bytes) else fastjson.dumps(part).encode()
+        state.update(b"%d:" % len(data))
+        state.update(data)
+    return state.hexdigest()
+
+
+def load(directory: str, name: str) -> Any:
+    """Return the JSON value kept under `name`; None when there is none, or a broken one."""
+    try:
+        with open(os.path.join(directory, name), "rb") as file:
+            return fastjson.loads(file.read(_LIMIT_BYTES))
+    except (OSError, ValueError):
+        return None
+
+
+def save(directory: str, name: str, data: bytes) -> str:
+    """Keep `data` under `name` and return its host path; it appears whole or not at all.
+
+    Raises OSError. Others may do the same at the same time: the name says the content.
+    """
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    path = os.path.join(directory, name)
+    unfinished = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
+    try:
+        with open(unfinished, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        if os.path.lexists(unfinished):
+            os.unlink(unfinished)
+        raise
+    return path

@@ -1,0 +1,193 @@
+"""What a container needs to use the host's GPUs: the sum of driver, devices and placement."""
+
+from __future__ import annotations
+
+import os
+
+from udocker.containers.spec import Bind, ContainerEdits, Symlink
+from udocker.errors import GpuError
+from udocker.host import ldcache
+from udocker.nvidia import devices, driver, libraries, placement
+from udocker.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from udocker.host.probe import Host
+    from udocker.host.root import Root
+    from udocker.nvidia.devices import Gpu
+    from udocker.nvidia.driver import Driver
+
+_MPS_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
+_MPS_DIRECTORY = "/tmp/nvidia-mps"
+_NOT_ASKED = ("", "void", "none")
+
+
+@dataclass(frozen=True)
+class GpuRequest:
+    """Which GPUs and which parts of the driver a container is to have.
+
+    `selection`: `auto` (if the image asks for GPUs and there are some), `try` (if there are
+    some), `none`, `all`, or names as `devices.select` takes them.
+    """
+
+    selection: str = "auto"
+    capabilities: tuple[str, ...] = ()
+    """Driver capabilities; empty: what the image says, else the default ones."""
+    program_env: tuple[tuple[str, str], ...] = ()
+    """The environment of the program, as image and user have set it."""
+
+
+@dataclass(frozen=True)
+class GpuPlan:
+    """What to add to a container, and what the user may want to know about it."""
+
+    edits: ContainerEdits = ContainerEdits()
+    notes: tuple[str, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+
+
+def gpu_edits(
+    host: Host,
+    request: GpuRequest,
+    image: Root,
+    cache_directory: str,
+    environment: Mapping[str, str],
+) -> GpuPlan:
+    """Return what makes the GPUs that `request` means usable in a container from `image`.
+
+    `environment` is the job's. Files are kept in `cache_directory`, of which the plan binds one.
+    Raises GpuError, unless the selection is `auto` or `try`: then a note says why not.
+    """
+    program = dict(request.program_env)
+    selection = request.selection
+    if selection == "none" or (selection == "auto" and not image_asks(program)):
+        return GpuPlan()
+    try:
+        if selection == "auto":
+            selection = _image_selection(program)
+        return _plan(host, request, selection, image, cache_directory, environment)
+    except GpuError as error:
+        if request.selection not in ("auto", "try"):
+            raise
+        return GpuPlan(notes=(f"{error.message}; continuing without GPU",))
+
+
+def image_asks(program: Mapping[str, str]) -> bool:
+    """Tell whether an image is made for GPUs. Source: the variables that NVIDIA's images set."""
+    visible = program.get("NVIDIA_VISIBLE_DEVICES")
+    if visible is not None:
+        return visible.strip() not in _NOT_ASKED and "void" not in visible.split(",")
+    return bool(program.get("CUDA_VERSION"))
+
+
+def _image_selection(program: Mapping[str, str]) -> str:
+    visible = program.get("NVIDIA_VISIBLE_DEVICES", "all").strip()
+    return "auto" if visible == "all" else visible
+
+
+def _plan(
+    host: Host,
+    request: GpuRequest,
+    selection: str,
+    image: Root,
+    cache_directory: str,
+    environment: Mapping[str, str],
+) -> GpuPlan:
+    program = dict(request.program_env)
+    capabilities = _capabilities(request, program)
+    found = _usable_driver(host, cache_directory)
+    gpus = devices.select(devices.find_gpus(host), selection, environment)
+    nodes, node_notes = devices.nodes(host, gpus, capabilities)
+    placed = placement.place(found, capabilities, image, host.machine, cache_directory)
+    edits = ContainerEdits(
+        env=devices.visible_devices(gpus, selection, environment),
+        device_nodes=nodes,
+        binds=_file_binds(found, capabilities),
+    )
+    edits = edits | _library_edits(placed) | _mps_edits(host, capabilities, environment)
+    notes = node_notes + placed.notes + _override_notes(program, image)
+    if libraries.COMPAT32 in capabilities:
+        notes += ("gpu: 32-bit libraries (compat32) are not supported yet: left out",)
+    return GpuPlan(edits, notes, gpus)
+
+
+def _capabilities(request: GpuRequest, program: Mapping[str, str]) -> tuple[str, ...]:
+    words = request.capabilities
+    if not words:
+        text = program.get("NVIDIA_DRIVER_CAPABILITIES", "")
+        words = tuple(filter(None, (word.strip() for word in text.split(","))))
+    return libraries.parse_capabilities(words)
+
+
+def _usable_driver(host: Host, cache_directory: str) -> Driver:
+    found = driver.load(host, cache_directory)
+    if found is None:
+        raise GpuError(
+            f"gpu: no NVIDIA driver on this node ({os.uname().nodename}): kernel module not loaded",
+            hint="You are on a login node? Try: srun --gres=gpu:1 udocker run …",
+        )
+    if found.obstacle:
+        raise GpuError(
+            f"gpu: {found.obstacle}",
+            hint="tell the administrators (nvidia-smi on the host fails the same way)",
+        )
+    return found
+
+
+def _file_binds(found: Driver, capabilities: tuple[str, ...]) -> tuple[Bind, ...]:
+    files = [
+        Bind(file.source, file.destination, readonly=True)
+        for file in found.binaries + found.files
+        if file.capability in capabilities
+    ]
+    # a client writes to its socket, so their directories cannot be read-only
+    sockets = [
+        Bind(socket.source, socket.destination)
+        for socket in found.sockets
+        if socket.capability in capabilities
+    ]
+    return (*files, *sockets)
+
+
+def _library_edits(placed: placement.Placement) -> ContainerEdits:
+    binds = [Bind(a.path, placement.destination(a), readonly=True) for a in placed.libraries]
+    if placed.cache_file:
+        binds.append(Bind(placed.cache_file, ldcache.PATH, readonly=True))
+    links = [
+        Symlink(f"{os.path.dirname(placement.destination(a))}/{name}", a.soname)
+        for a in placed.libraries
+        for name in a.extra_names
+    ]
+    places = dict.fromkeys(
+        os.path.dirname(placement.destination(a))
+        for a in placed.libraries
+        if a.plugin_directory != "gbm"
+    )
+    return ContainerEdits(binds=tuple(binds), symlinks=tuple(links), library_dirs=tuple(places))
+
+
+def _mps_edits(
+    host: Host, capabilities: tuple[str, ...], environment: Mapping[str, str]
+) -> ContainerEdits:
+    """Return the way to the daemon that shares GPUs between processes, if one is set up."""
+    named = environment.get(_MPS_VARIABLE, "")
+    directory = named or _MPS_DIRECTORY
+    usable = directory.startswith("/") and os.path.isdir(host.path(directory))
+    if libraries.COMPUTE not in capabilities or not usable:
+        return ContainerEdits()
+    return ContainerEdits(
+        env=((_MPS_VARIABLE, directory),) if named else (),
+        binds=(Bind(host.path(directory), directory),),
+    )
+
+
+def _override_notes(program: Mapping[str, str], image: Root) -> tuple[str, ...]:
+    """Return a note for each directory by which the program would find another driver first."""
+    directories = program.get("LD_LIBRARY_PATH", "").split(":")
+    return tuple(
+        f"gpu: LD_LIBRARY_PATH holds {directory}, whose own libcuda.so.1 hides the host's"
+        for directory in dict.fromkeys(directories)
+        if directory.startswith("/") and image.exists(f"{directory}/libcuda.so.1")
+    )

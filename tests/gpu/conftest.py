@@ -1,0 +1,58 @@
+"""Machines and images for GPU tests, made of real files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from gpu import drivertree
+from udocker.host.probe import Host
+from udocker.host.root import Root
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A function that makes a machine with a driver, as `drivertree.build` takes its words."""
+
+    def make(layout="deb", **words):
+        return Host(drivertree.build(str(tmp_path / "machine"), layout, **words))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def libc(tmp_path_factory):
+    """A function that links a libc.so.6 which defines versions, and returns its bytes."""
+    directory = str(tmp_path_factory.mktemp("libc"))
+
+    def make(*versions):
+        text = "".join(f"{name} {{ global: v{n}; }};\n" for n, name in enumerate(versions))
+        drivertree.write(directory, "map", text)
+        source = "".join(f"int v{n};" for n, _ in enumerate(versions))
+        words = ["-Wl,-soname,libc.so.6", f"-Wl,--version-script,{directory}/map"]
+        path = os.path.join(directory, "libc.so.6")
+        command = ["gcc", "-shared", "-fPIC", "-nostdlib", "-x", "c", "-", *words, "-o", path]
+        subprocess.run(command, input=source.encode(), check=True)
+        with open(path, "rb") as file:
+            return file.read()
+
+    return make
+
+
+@pytest.fixture
+def image(tmp_path, libc):
+    """A function that makes an image's tree: a C library up to `newest`, and further files."""
+
+    def make(newest="GLIBC_2.36", files=()):
+        root = str(tmp_path / "image")
+        os.makedirs(root, exist_ok=True)
+        if newest:
+            place = f"usr/lib/{drivertree.MACHINE}-linux-gnu/libc.so.6"
+            drivertree.write(root, place, libc("GLIBC_2.2.5", newest))
+        for path, content in dict(files).items():
+            drivertree.write(root, path, content)
+        return Root(root)
+
+    return make

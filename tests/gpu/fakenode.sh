@@ -1,0 +1,102 @@
+#!/bin/bash
+# fakenode.sh [--user NAME] [--null-nodes] [--deny MINOR]... TREE COMMAND...
+#
+# Run COMMAND on this machine dressed as the GPU node TREE (from drivertree.py). All happens in a
+# private mount namespace that ends with COMMAND; nothing outside it changes. Root only.
+#
+#   --user NAME     run COMMAND as that user
+#   --null-nodes    device nodes that can be opened (they are /dev/null's); without it they have
+#                   NVIDIA's numbers and open(2) says ENXIO: node present, no driver behind it
+#   --deny MINOR    /dev/nvidiaMINOR may not be opened by users: another job's GPU
+set -eu
+
+user='' null='' deny=''
+while :; do
+    case ${1:-} in
+    --user) user=$2; shift 2 ;;
+    --null-nodes) null=yes; shift ;;
+    --deny) deny="$deny $2"; shift 2 ;;
+    *) break ;;
+    esac
+done
+if [ $# -lt 2 ]; then
+    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+fi
+[ "$(id -u)" = 0 ] || { echo "fakenode.sh: only root can dress a machine" >&2; exit 2; }
+tree=$(readlink -f "$1")
+shift
+
+if [ -z "${FAKENODE_INSIDE:-}" ]; then
+    work=$(mktemp -d)
+    trap 'rmdir "$work"' EXIT
+    options=(${user:+--user "$user"} ${null:+--null-nodes})
+    for minor in $deny; do options+=(--deny "$minor"); done
+    status=0
+    FAKENODE_INSIDE=$work unshare --mount --propagation private \
+        bash "$0" "${options[@]}" "$tree" "$@" || status=$?
+    exit "$status"
+fi
+
+# Everything of ours lies in this file system in memory, which goes with the namespace.
+work=$FAKENODE_INSIDE
+unset FAKENODE_INSIDE
+mount -t tmpfs -o mode=755 tmpfs "$work"
+cp -a "$tree" "$work/tree"
+tree=$work/tree
+
+overlay() { # DIRECTORY: lay the tree's over the machine's
+    [ -d "$tree$1" ] || return 0
+    mkdir -p "$work/upper$1" "$work/work$1"
+    mount -t overlay overlay \
+        -o "lowerdir=$tree$1:$1,upperdir=$work/upper$1,workdir=$work/work$1" "$1"
+}
+
+replace() { # DIRECTORY: show the tree's in the place of the machine's
+    [ -d "$tree$1" ] || return 0
+    mount --rbind "$tree$1" "$1"
+}
+
+overlay /usr
+overlay /etc
+overlay /run
+replace /proc/driver
+
+if [ -d "$tree/sys/module/nvidia" ]; then
+    for module in /sys/module/*; do mkdir -p "$tree/sys/module/${module##*/}"; done
+    replace /sys/module
+fi
+
+if [ -d "$tree/dev" ]; then
+    mkdir "$work/dev"
+    mount -t tmpfs -o mode=755,dev tmpfs "$work/dev"
+    for entry in /dev/*; do
+        copy=$work/dev/${entry##*/}
+        if [ -L "$entry" ]; then
+            cp -a "$entry" "$copy"
+        elif [ -d "$entry" ]; then
+            mkdir "$copy"
+            mount --rbind "$entry" "$copy"
+        else
+            : >"$copy"
+            mount --bind "$entry" "$copy"
+        fi
+    done
+    (cd "$tree/dev" && find . -type f) | while read -r node; do
+        read -r _ number <"$tree/dev/$node"
+        [ -z "$null" ] || number=1:3
+        mkdir -p "$(dirname "$work/dev/$node")"
+        mknod -m 666 "$work/dev/$node" c "${number%%:*}" "${number##*:}"
+    done
+    for minor in $deny; do chmod 000 "$work/dev/nvidia$minor"; done
+    mount --rbind "$work/dev" /dev
+fi
+
+ldconfig # as the driver's installer does; /etc is ours
+
+if [ -n "$user" ]; then
+    home=$(getent passwd "$user" | cut -d: -f6)
+    exec setpriv --reuid="$user" --regid="$(id -g "$user")" --init-groups \
+        env HOME="$home" USER="$user" LOGNAME="$user" "$@"
+fi
+exec "$@"

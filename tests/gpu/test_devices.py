@@ -1,0 +1,165 @@
+"""Which GPUs a job has and which ones it means."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from gpu import drivertree
+from gpu.drivertree import uuid
+from udocker.errors import GpuError
+from udocker.nvidia import devices
+from udocker.nvidia.devices import Gpu
+
+# Four GPUs, the third another job's. PCI order is the reverse of the order of minors.
+GPUS = tuple(
+    Gpu(drivertree.pci(minor), minor, uuid(minor), "NVIDIA Fake GPU", minor != 1)
+    for minor in (3, 2, 1, 0)
+)
+
+
+def minors(gpus):
+    return [gpu.minor for gpu in gpus]
+
+
+def test_gpus_are_in_pci_order_whatever_their_minors(machine):
+    found = devices.find_gpus(machine(gpus=4))
+    assert minors(found) == [3, 2, 1, 0]
+    assert [gpu.pci for gpu in found] == sorted(gpu.pci for gpu in found)
+    assert found[0].uuid == uuid(3)
+    assert all(gpu.accessible for gpu in found)
+
+
+def test_a_gpu_without_a_node_is_not_accessible(machine):
+    host = machine(gpus=2)
+    os.unlink(host.path("/dev/nvidia1"))
+    assert {gpu.minor: gpu.accessible for gpu in devices.find_gpus(host)} == {0: True, 1: False}
+
+
+@pytest.mark.parametrize("text", ["", "Device Minor: x", "Device Minor: 0\nGPU Excluded:\tYes"])
+def test_what_is_no_usable_gpu_is_left_out(machine, text):
+    host = machine(gpus=1)
+    drivertree.write(host.root, f"proc/driver/nvidia/gpus/{drivertree.pci(0)}/information", text)
+    assert devices.find_gpus(host) == ()
+
+
+def test_a_machine_without_the_driver_has_no_gpus(tmp_path):
+    from udocker.host.probe import Host
+
+    assert devices.find_gpus(Host(str(tmp_path))) == ()
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, [3, 2, 0]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("0", [3]),
+        ("2,0", [0, 3]),
+        ("0,9,1", [3]),
+        ("0,0", [3]),
+        (uuid(0), [0]),
+        (uuid(0)[:12] + "," + uuid(3), [0, 3]),
+        (uuid(1), []),
+        ("GPU-f", []),
+    ],
+)
+def test_the_jobs_view_is_cudas(visible, expected):
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert minors(devices.of_job(GPUS, environment)) == expected
+
+
+@pytest.mark.parametrize(
+    ("request_", "visible", "expected"),
+    [
+        ("all", None, [3, 2, 0]),
+        ("auto", "1", [3, 2, 0]),
+        ("none", "", []),
+        ("0", None, [3]),
+        ("2", None, [0]),
+        ("0,2", None, [3, 0]),
+        ("0", "2,1", [0]),
+        ("1,1", None, [2]),
+        (uuid(2), None, [2]),
+        (uuid(2)[:12].lower(), None, [2]),
+        ("00000000:22:00.0", None, [0]),
+        ("22:00.0", None, [0]),
+    ],
+)
+def test_a_selection_means_gpus_of_the_job(request_, visible, expected):
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert minors(devices.select(GPUS, request_, environment)) == expected
+
+
+@pytest.mark.parametrize("word", ["3", "99999999999", "GPU-", "GPU-x", uuid(1), "21:00.0", "x", ""])
+def test_an_unknown_gpu_is_an_error_that_lists_the_known_ones(word):
+    with pytest.raises(GpuError, match="is not one GPU of this job") as caught:
+        devices.select(GPUS, word, {})
+    assert f"0 ({uuid(3)})" in caught.value.hint
+
+
+@pytest.mark.parametrize(("request_", "visible"), [("MIG-1", None), ("all", "MIG-1,MIG-2")])
+def test_parts_of_gpus_are_refused_in_words(request_, visible):
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    with pytest.raises(GpuError, match="MIG devices are not supported yet"):
+        devices.select(GPUS, request_, environment)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "environment", "words"),
+    [
+        (GPUS, {"CUDA_VISIBLE_DEVICES": ""}, ["this session", "CUDA_VISIBLE_DEVICES is empty"]),
+        (GPUS[2:3], {"SLURM_JOB_ID": "4711"}, ["job 4711", "/dev/nvidia1 not permitted"]),
+        (GPUS, {"CUDA_VISIBLE_DEVICES": "7"}, ["'7', which names none"]),
+        ((), {}, ["lists none"]),
+    ],
+)
+def test_a_job_without_gpu_is_told_why(gpus, environment, words):
+    with pytest.raises(GpuError) as caught:
+        devices.select(gpus, "all", environment)
+    assert all(word in caught.value.message for word in words), caught.value.message
+    assert "--gres=gpu:1" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("request_", "environment", "expected"),
+    [
+        ("all", {}, ()),
+        ("auto", {"CUDA_VISIBLE_DEVICES": "1"}, (("CUDA_VISIBLE_DEVICES", "1"),)),
+        ("0", {}, (("CUDA_VISIBLE_DEVICES", uuid(3)),)),
+    ],
+)
+def test_the_jobs_own_variable_passes_unless_narrowed(request_, environment, expected):
+    assert devices.visible_devices(GPUS[:1], request_, environment) == expected
+
+
+def test_gpus_without_uuid_are_all_that_the_container_has():
+    sleeping = Gpu("0000:01:00.0", 5, "", "", True)
+    assert devices.visible_devices((sleeping,), "0", {}) == (("CUDA_VISIBLE_DEVICES", "0"),)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        (("utility",), ["nvidiactl", "nvidia3"]),
+        (("compute",), ["nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia3"]),
+        (("graphics",), ["nvidiactl", "nvidia-modeset", "nvidia3"]),
+    ],
+)
+def test_nodes_are_those_of_the_capabilities(machine, capabilities, expected):
+    host = machine(gpus=4)
+    nodes, notes = devices.nodes(host, GPUS[:1], capabilities)
+    assert [node.destination for node in nodes] == [f"/dev/{name}" for name in expected]
+    assert [node.source for node in nodes] == [host.path(f"/dev/{name}") for name in expected]
+    assert notes == ()
+
+
+def test_a_missing_memory_manager_is_told(machine):
+    host = machine()
+    os.unlink(host.path("/dev/nvidia-uvm"))
+    with pytest.raises(GpuError, match="/dev/nvidia-uvm missing"):
+        devices.nodes(host, GPUS[:1], ("compute",))
+    assert devices.nodes(host, GPUS[:1], ("utility",))[0]
