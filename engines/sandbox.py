@@ -21,6 +21,7 @@ Documentation/filesystems/overlayfs.rst.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import stat
 import struct
@@ -39,6 +40,7 @@ MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 SIGKILL = 9
+NS_GET_PARENT = 0xB702
 SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442
 OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH = 1, 4
 SCRATCH = "/run/udocker"
@@ -428,10 +430,14 @@ def build(root: Root, operations: Sequence[Operation], cwd: str) -> None:
     _check(_libc.pivot_root(b".", b"."), "pivot_root")
     _check(_libc.umount2(b".", MNT_DETACH), "unmount the host's root")
     os.close(host)
+    _change_directory(cwd)
+
+
+def _change_directory(path: str) -> None:
     try:
-        os.chdir(cwd)
+        os.chdir(path)
     except OSError as error:
-        raise SandboxError(f"change to the directory {cwd} of the container", error.errno) from error
+        raise SandboxError(f"change to the directory {path} of the container", error.errno) from error
 
 
 # --- fake root -----------------------------------------------------------------------------
@@ -549,6 +555,8 @@ class Plan:
         self.readonly = False
         self.fake_root = False
         self.die_with_parent = False
+        self.announce = -1
+        self.join = 0
         self.program: list[str] = []
 
     def everything(self) -> list[Operation]:
@@ -600,6 +608,8 @@ OPTIONS = {
     "--hostname": (1, lambda p, name: setattr(p, "hostname", name)),
     "--network": (1, lambda p, kind: setattr(p, "network", kind)),
     "--read-only": (0, lambda p: setattr(p, "readonly", True)),
+    "--announce": (1, lambda p, fd: setattr(p, "announce", int(fd))),
+    "--join": (1, lambda p, pid: setattr(p, "join", int(pid))),
     "--die-with-parent": (0, lambda p: setattr(p, "die_with_parent", True)),
     "--fake-root": (0, lambda p: setattr(p, "fake_root", True)),
 }
@@ -617,13 +627,28 @@ def parse(words: Sequence[str]) -> Plan:
         action(plan, *values)  # type: ignore[operator]
         position += 1 + count
     plan.program = list(words[position + 1 :])
-    if plan.root is None or not plan.program:
-        raise SandboxError("a root file system and a program are needed")
+    if not plan.program or (plan.root is None and not plan.join):
+        raise SandboxError("a program and a root file system (or a process to join) are needed")
     return plan
 
 
 def run(plan: Plan, env: Mapping[str, str]) -> NoReturn:
     """Carry out the plan; on success this process is the program. Raises SandboxError."""
+    if plan.join:
+        enter_namespaces_of(plan.join, plan.cwd)
+    else:
+        _enter_new_namespaces(plan)
+    if plan.announce >= 0:
+        announce(plan.announce)
+    if plan.die_with_parent:  # after the last change of credentials, which would undo it
+        _libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")
+    if plan.fake_root:
+        install_fake_root(os.uname().machine)
+    execute(plan.program, env)
+
+
+def _enter_new_namespaces(plan: Plan) -> None:
     assert plan.root is not None
     flags = CLONE_NEWNS
     flags |= CLONE_NEWNET if plan.network == "none" else 0
@@ -638,12 +663,50 @@ def run(plan: Plan, env: Mapping[str, str]) -> NoReturn:
     build(plan.root, plan.everything(), plan.cwd)
     os.umask(umask)
     enter_user_namespace(CLONE_NEWNS, (plan.uid, plan.gid), (0, 0))
-    if plan.die_with_parent:  # after the last change of credentials, which would undo it
-        _libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
-    _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")
-    if plan.fake_root:
-        install_fake_root(os.uname().machine)
-    execute(plan.program, env)
+
+
+def enter_namespaces_of(pid: int, cwd: str) -> None:
+    """Enter the container that process `pid` is in, and the directory `cwd` there.
+
+    The kernel lets the owner of a user namespace into it and into those below. What the first
+    of the two user namespaces owns has to be entered from it. Source: setns(2), ioctl_ns(2).
+    """
+    try:
+        inner = _open_namespace(pid, "user")
+        outer = fcntl.ioctl(inner, NS_GET_PARENT)
+        kinds = (("net", CLONE_NEWNET), ("uts", CLONE_NEWUTS))
+        owned = [(_open_namespace(pid, name), kind) for name, kind in kinds]
+        mounts = _open_namespace(pid, "mnt")
+    except OSError as error:
+        raise SandboxError(f"join the container of process {pid}", error.errno) from error
+    steps = [(outer, CLONE_NEWUSER), *owned, (inner, CLONE_NEWUSER), (mounts, CLONE_NEWNS)]
+    for fd, kind in steps:
+        if kind in (CLONE_NEWUSER, CLONE_NEWNS) or not _is_own_namespace(fd, kind):
+            _check(_libc.setns(fd, kind), f"join the container of process {pid}")
+        os.close(fd)
+    _change_directory(cwd)
+
+
+def _open_namespace(pid: int, name: str) -> int:
+    return os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _is_own_namespace(fd: int, kind: int) -> bool:
+    """Tell whether this process is in the namespace already: the host's cannot be entered."""
+    name = "net" if kind == CLONE_NEWNET else "uts"
+    return os.fstat(fd).st_ino == os.stat(f"/proc/self/ns/{name}").st_ino
+
+
+def announce(lock: int) -> None:
+    """Write into the locked file which process and mount namespace the container is, and let
+    others, who wait for that, share the lock."""
+    text = f"{os.getpid()} {os.readlink('/proc/self/ns/mnt')}\n"
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, text.encode(), 0)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    except OSError:  # a file system without locks: nobody waits
+        pass
 
 
 def probe(directory: str) -> tuple[str, int]:

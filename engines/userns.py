@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from udocker.containers.container import Container
     from udocker.containers.spec import RuntimeSpec
+    from udocker.disk import Lock
     from udocker.host.probe import Host
 
 SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sandbox.py")
@@ -90,11 +91,38 @@ class UsernsEngine:
             except OSError as error:
                 raise disk.store_error(error, path) from error
 
-    def plan(self, spec: RuntimeSpec) -> Launch:
-        """Return the command that runs `spec`: the sandbox script and its words."""
+    def plan(self, spec: RuntimeSpec, lock: int | None = None) -> Launch:
+        """Return the command that runs `spec`: the sandbox script and its words.
+
+        `lock` is a descriptor of the container's lock, by which later runs find this one.
+        """
+        announce = () if lock is None else ("--announce", str(lock))
         python = (sys.executable or "python3", "-I", "-S", SCRIPT)
-        env = {**dict(spec.process.env), **dict(spec.edits.env)}
-        return Launch(argv=(*python, *_words(spec)), env=tuple(env.items()))
+        return Launch(argv=(*python, *announce, *_words(spec)), env=_env(spec))
+
+    def join(self, spec: RuntimeSpec, pid: int) -> Launch:
+        """Return the command that runs the program of `spec` in the container of process `pid`.
+
+        Both then share one mount of the writable layer, for two would not know of each other.
+        """
+        process = spec.process
+        words = ["--join", str(pid), "--cwd", process.cwd]
+        words += ["--fake-root"] if process.user.uid == 0 else []
+        words += ["--die-with-parent"] if spec.supervised else []
+        python = (sys.executable or "python3", "-I", "-S", SCRIPT)
+        return Launch(argv=(*python, *words, "--", *process.args), env=_env(spec))
+
+    def member(self, lock: Lock) -> int | None:
+        """Return a process of the container whose lock this is, as its first one announced it."""
+        pid, _, namespace = os.pread(lock.fd, 100, 0).decode("ascii", "replace").strip().partition(" ")
+        others = (name for name in os.listdir("/proc") if name.isdigit())
+        for candidate in (pid, *others) if namespace else ():
+            try:
+                if os.readlink(f"/proc/{candidate}/ns/mnt") == namespace:
+                    return int(candidate)
+            except (OSError, ValueError):
+                continue
+        return None
 
     def start(self, launch: Launch) -> NoReturn:
         """Become the program of `launch`, or say why not and exit (125, 126, 127).
@@ -158,6 +186,10 @@ def explain(host: Host, support: Support) -> str:
             "policy around this process forbids it"
         )
     return f"making {support.step} failed: {reason}"
+
+
+def _env(spec: RuntimeSpec) -> tuple[tuple[str, str], ...]:
+    return tuple({**dict(spec.process.env), **dict(spec.edits.env)}.items())
 
 
 def _words(spec: RuntimeSpec) -> Iterator[str]:

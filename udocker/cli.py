@@ -23,6 +23,8 @@ COMMANDS = {
     "inspect": "Show what is known of an image or container.",
     "rm": "Remove containers.",
     "rmi": "Remove images.",
+    "login": "Log in to a registry.",
+    "logout": "Forget the credentials for a registry.",
     "selftest": "Find out what works on this machine.",
     "version": "Show the version.",
 }

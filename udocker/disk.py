@@ -78,6 +78,16 @@ def read(path: str, limit_bytes: int) -> bytes | None:
     return data
 
 
+def is_alive(pid: int) -> bool:
+    """Tell whether a process of this host is there and has not ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state = file.read(512).rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in (b"Z", b"X")
+
+
 class Lock:
     """A lock on a file, held until `release` or the end of the processes that inherited it."""
 
@@ -100,6 +110,13 @@ class Lock:
             if error.errno not in _NO_LOCKS:
                 raise store_error(error, self.path) from error
         return True
+
+    def let_go(self) -> None:
+        """Let others have the lock; it can be acquired again."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+        except OSError:  # where locks do not exist
+            pass
 
     def pass_on(self) -> None:
         """Let programs that this process becomes or starts hold the lock too."""

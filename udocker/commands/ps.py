@@ -6,7 +6,7 @@ import click
 
 from udocker import console
 from udocker.commands.stores import Stores
-from udocker.registry.reference import Reference
+from udocker.reference import Reference
 from udocker.settings import Settings
 
 

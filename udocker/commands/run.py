@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from udocker import console
 from udocker.commands import runoptions, words
 from udocker.commands.stores import Stores
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from udocker.disk import Lock
     from udocker.engines.userns import UsernsEngine
     from udocker.settings import Settings
+
+_LOCK_TRIES, _LOCK_PAUSE_S = 500, 0.02
 
 
 def main(given: list[str], settings: Settings) -> int:
@@ -45,7 +49,7 @@ class _Run:
         )
         if request.dry_run:
             rootfs = engine.rootfs(self.host, container) if kept else Rootfs(container.tree)
-            console.put(str(self._plan(engine, container, request, rootfs)))
+            console.put(str(engine.plan(self._spec(container, request, rootfs))))
             return 0
         if kept is None:
             self.stores.containers.add(container, request.name)
@@ -69,16 +73,8 @@ class _Run:
         self, engine: UsernsEngine, container: Container, request: RunRequest, *, new: bool
     ) -> int:
         lock = self.stores.containers.lock(container)
-        if not lock.acquire(wait=False):
-            raise StartError(
-                f"container {container.id[:12]} is running already",
-                hint="run the image instead of the container to have several at once",
-            )
         try:
-            rootfs = engine.rootfs(self.host, container)
-            launch = self._plan(engine, container, request, rootfs)
-            engine.prepare(container, rootfs)
-            lock.pass_on()
+            launch = self._prepare(engine, container, request, lock)
             if not container.ephemeral:
                 engine.start(launch)
             code = supervise.run(lambda: engine.start(launch))
@@ -89,13 +85,34 @@ class _Run:
         self._remove(container, lock)
         return code
 
-    def _plan(
-        self, engine: UsernsEngine, container: Container, request: RunRequest, rootfs: Rootfs
+    def _prepare(
+        self, engine: UsernsEngine, container: Container, request: RunRequest, lock: Lock
     ) -> Launch:
+        """Return the launch: of a new sandbox, or into the one that runs the container already."""
+        rootfs = engine.rootfs(self.host, container)
+        spec = self._spec(container, request, rootfs)
+        for _ in range(_LOCK_TRIES):
+            if lock.acquire(shared=rootfs.flat, wait=False):
+                engine.prepare(container, rootfs)
+                lock.pass_on()
+                return engine.plan(spec, lock.fd)
+            lock.acquire(shared=True)  # got when the other run has come to its program
+            member = engine.member(lock)
+            if member is not None:
+                lock.pass_on()
+                return engine.join(spec, member)
+            lock.let_go()
+            time.sleep(_LOCK_PAUSE_S)
+        raise StartError(
+            f"container {container.id[:12]} is in use, but by no program of this host",
+            hint="run the image instead of the container to have several at once",
+        )
+
+    def _spec(self, container: Container, request: RunRequest, rootfs: Rootfs) -> RuntimeSpec:
         config = self.stores.config_of(container)
         environment = self.settings.environment
         spec = make_spec(self.host, container, config, request, rootfs, environment)
-        return engine.plan(self._with_gpu(spec, container, request))
+        return self._with_gpu(spec, container, request)
 
     def _with_gpu(
         self, spec: RuntimeSpec, container: Container, request: RunRequest

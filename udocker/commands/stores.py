@@ -7,7 +7,7 @@ from udocker.errors import ImageNotFound, InvalidReference, StoreError
 from udocker.host.root import Root
 from udocker.images.store import ImageStore
 from udocker.oci import MAX_DOCUMENT_BYTES, ImageConfig
-from udocker.registry.reference import Reference
+from udocker.reference import Reference
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

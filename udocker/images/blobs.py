@@ -82,7 +82,7 @@ def is_abandoned(path: str, owner: str) -> bool:
     host, _, pid = owner.rpartition("-")
     if host != os.uname().nodename or not pid.isdigit():
         return _age_s(path) > _STALE_S
-    return int(pid) == os.getpid() or not os.path.exists(f"/proc/{pid}")
+    return int(pid) == os.getpid() or not disk.is_alive(int(pid))
 
 
 def _age_s(path: str) -> float:

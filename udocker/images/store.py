@@ -19,7 +19,7 @@ from udocker.values import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from udocker.registry.reference import Reference
+    from udocker.reference import Reference
 
 SOURCE_DIGEST = "org.udocker.source.digest"
 """Annotation: the digest that the registry gives for the name (of an index, mostly)."""

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.images.store import Image, ImageStore
     from udocker.oci import Descriptor
-    from udocker.registry.reference import Reference
+    from udocker.reference import Reference
     from udocker.settings import Settings
 
 MAX_JOBS = 6

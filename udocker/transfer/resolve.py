@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from udocker.registry.client import Client
-    from udocker.registry.reference import Reference
+    from udocker.reference import Reference
 
 MAX_LAYERS = 4096
 MAX_NESTING = 4
