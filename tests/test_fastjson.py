@@ -1,0 +1,37 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from udocker import fastjson
+
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(documents)
+def test_what_is_written_is_read_back_by_both_readers(document):
+    text = fastjson.dumps(document)
+    assert fastjson.loads(text) == json.loads(text) == document
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200))
+def test_any_bytes_are_a_value_or_a_value_error(data):
+    try:
+        value = fastjson.loads(data)
+    except ValueError:
+        return
+    assert json.loads(data) == value
+
+
+@pytest.mark.parametrize("text", ['{"a":1,"a":2}', "[1] 2", "NaN", "[Infinity]", "", "[" * 200_000])
+def test_what_json_is_lax_about_is_an_error(text):
+    with pytest.raises(ValueError):
+        fastjson.loads(text)
+
+
+def test_a_number_with_a_fraction_is_read():
+    assert fastjson.loads(b' {"a": [1.5, -2e3]}\n') == {"a": [1.5, -2000.0]}

@@ -1,0 +1,184 @@
+import json
+import os
+
+import pytest
+
+from udocker import oci
+from udocker.containers.store import ContainerStore
+from udocker.errors import ImageNotFound, StoreError, UsageError
+from udocker.images.store import ImageStore
+from udocker.oci import Descriptor, Digest
+from udocker.reference import Reference
+
+
+def add(store, name, content=b"layer", source=None):
+    """Put an image of one layer into the store, as a pull does."""
+    layer = store.blobs.put(content)
+    members = {
+        "architecture": "amd64",
+        "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [str(layer)]},
+    }
+    config = json.dumps(members).encode()
+    document = {
+        "schemaVersion": 2,
+        "config": Descriptor(oci.OCI_CONFIG, store.blobs.put(config), len(config)).to_json(),
+        "layers": [Descriptor(oci.OCI_LAYER, layer, len(content)).to_json()],
+    }
+    manifest = json.dumps(document).encode()
+    descriptor = Descriptor(oci.OCI_MANIFEST, store.blobs.put(manifest), len(manifest))
+    stage = store.new_stage()
+    os.mkdir(f"{stage}/tree")
+    store.publish_tree(f"{stage}/tree", layer)
+    os.rmdir(stage)
+    return store.add(Reference.parse(name), descriptor, source or descriptor.digest, layer)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = ImageStore(str(tmp_path))
+    store.prepare()
+    return store
+
+
+def test_an_image_is_found_by_name_digest_and_id(store):
+    source = Digest.of(b"an index")
+    image = add(store, "ubuntu:22.04", source=source)
+    digest = image.manifest.digest
+    for name in ("ubuntu:22.04", f"ubuntu@{digest}", f"ubuntu@{source}", "docker.io/library/ubuntu:22.04"):
+        assert store.find(Reference.parse(name)) == image
+    assert store.find_id(digest.hex[:6]) == image
+    assert store.find(Reference.parse("ubuntu")) is None
+    assert store.find(Reference.parse(f"debian@{digest}")) is None
+    assert store.read_config(image).chain_id == image.chain_id
+
+
+def test_an_image_of_the_same_name_gives_way(store):
+    add(store, "a:1", b"old")
+    new = add(store, "a:1", b"new")
+    assert store.images() == (new,)
+
+
+def test_removing_an_image_keeps_what_others_need(store):
+    first = add(store, "a:1", b"shared")
+    second = add(store, "b:1", b"shared")
+    third = add(store, "c:1", b"alone")
+    store.remove(first)
+    assert os.path.isdir(second.tree)
+    assert store.blobs.has(store.read_manifest(second).layers[0])
+    store.remove(third)
+    assert not os.path.exists(third.tree)
+    assert len(os.listdir(f"{store.layout}/blobs/sha256")) == 3
+
+
+def test_nothing_is_thrown_away_while_a_pull_is_going_on(store):
+    image = add(store, "a:1")
+    content = store.using()
+    store.remove(image)
+    assert os.path.isdir(image.tree)
+    content.release()
+    store.collect_garbage(frozenset())
+    assert not os.path.exists(image.tree)
+
+
+def test_an_id_that_several_images_have_is_refused(store):
+    images = [add(store, f"a:{number}", bytes([number])) for number in range(3)]
+    shared = os.path.commonprefix([image.manifest.digest.hex for image in images])
+    assert store.find_id(shared[:5]) is None
+    assert store.find_id("zzzzzz") is None
+
+
+def test_a_broken_index_is_named(store):
+    with open(f"{store.layout}/index.json", "w") as file:
+        file.write('{"manifests": 3}')
+    with pytest.raises(StoreError, match="index.json"):
+        store.images()
+
+
+def test_what_a_dead_process_prepared_is_thrown_away(store):
+    left = f"{store.partial}/tree.{os.uname().nodename}-999999999.ab"
+    os.makedirs(f"{left}/x")
+    alive = store.new_stage()
+    os.rename(alive, alive.replace(str(os.getpid()), str(os.getppid())))
+    store.prepare()
+    assert len(os.listdir(store.partial)) == 1
+
+
+@pytest.fixture
+def containers(store, tmp_path):
+    return ContainerStore(str(tmp_path), store.trees)
+
+
+def new(containers, store, name=None, **how):
+    image = store.find(Reference.parse("a:1")) or add(store, "a:1")
+    container = containers.plan(image, store.read_manifest(image).config.digest, **how)
+    containers.add(container, name)
+    return container
+
+
+def test_a_container_is_found_by_name_id_and_beginning_of_id(containers, store):
+    container = new(containers, store, "web", options=("-e", "A=b"), command=("x",))
+    for text in ("web", container.id, container.id[:8]):
+        assert containers.get(text) == container
+    assert containers.find("../" + container.id) is None
+    assert containers.names() == {container.id: ("web",)}
+
+
+def test_two_containers_cannot_have_one_name(containers, store):
+    first = new(containers, store, "web")
+    with pytest.raises(UsageError, match="already"):
+        new(containers, store, "web")
+    assert containers.containers() == [first]
+
+
+def test_the_name_of_a_removed_container_is_free(containers, store):
+    containers.remove(new(containers, store, "web"))
+    assert containers.containers() == []
+    new(containers, store, "web")
+
+
+def test_the_name_of_a_container_that_vanished_is_free(containers, store):
+    gone = new(containers, store, "web")
+    os.unlink(f"{gone.directory}/container.json")
+    assert containers.find("web") is None
+    assert containers.find(new(containers, store, "web").id)
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a/b", "a b", ".", "ü", "a\n"])
+def test_words_that_are_no_names_are_refused(containers, store, name):
+    with pytest.raises(UsageError):
+        new(containers, store, name)
+    assert containers.containers() == []
+
+
+def test_a_running_container_is_not_removed(containers, store):
+    container = new(containers, store)
+    lock = containers.lock(container)
+    lock.acquire()
+    assert containers.is_running(container)
+    with pytest.raises(StoreError, match="running"):
+        containers.remove(container)
+    lock.release()
+    containers.remove(container)
+
+
+def test_what_a_killed_run_should_have_removed_is_removed_later(containers, store):
+    new(containers, store, ephemeral=True)
+    kept = new(containers, store)
+    containers.remove_leftovers()
+    assert containers.containers() == [kept]
+
+
+def test_an_id_of_several_images_is_an_error(store):
+    # two manifests whose digests begin alike cannot be made; the index can hold such entries
+    add(store, "a:1")
+    with open(f"{store.layout}/index.json") as file:
+        index = json.load(file)
+    twin = json.loads(json.dumps(index["manifests"][0]))
+    digest = twin["digest"]
+    twin["digest"] = digest[:20] + ("0" if digest[20] != "0" else "1") + digest[21:]
+    index["manifests"].append(twin)
+    with open(f"{store.layout}/index.json", "w") as file:
+        json.dump(index, file)
+    with pytest.raises(ImageNotFound, match="several"):
+        store.find_id(digest[7:17])

@@ -1,0 +1,229 @@
+"""The sandbox as a script, run by an unprivileged user on a tree of one static program."""
+
+import ast
+import errno
+import os
+import shutil
+import struct
+import sys
+import tempfile
+
+import pytest
+
+from udocker.engines import sandbox
+
+SCRIPT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "engines", "sandbox.py")
+
+
+class Cell:
+    """A tree with busybox, and the sandbox script to run programs in it."""
+
+    def __init__(self, user):
+        busybox = shutil.which("busybox") or pytest.skip("needs busybox (package busybox-static)")
+        self.user = user
+        self.tree = f"{user.home}/tree"
+        os.makedirs(f"{self.tree}/bin")
+        shutil.copy(busybox, f"{self.tree}/bin/busybox")
+        shutil.copy(SCRIPT, f"{user.home}/sandbox.py")
+        os.chmod(f"{user.home}/sandbox.py", 0o644)
+        for name in ("upper", "work"):
+            os.mkdir(f"{user.home}/{name}")
+        user.own(user.home)
+
+    def overlay(self):
+        return ["--overlay", self.tree, f"{self.user.home}/upper", f"{self.user.home}/work"]
+
+    def run(self, *words, script, check=True, root=None):
+        command = [self.user.python, "-I", "-S", f"{self.user.home}/sandbox.py", *words]
+        command += ["--memory-overlay", self.tree] if root is None else root
+        return self.user.run([*command, "--", "/bin/busybox", "sh", "-c", script], check=check)
+
+
+@pytest.fixture
+def cell(unprivileged):
+    return Cell(unprivileged)
+
+
+def test_the_sandbox_imports_nothing_but_the_standard_library():
+    with open(SCRIPT) as file:
+        tree = ast.parse(file.read())
+    imports = [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    names = {a.name for n in imports if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module for n in imports if isinstance(n, ast.ImportFrom)}
+    assert names - {"__future__", "collections.abc", "typing"} <= set(sys.stdlib_module_names)
+    assert not any(name.startswith("udocker") for name in names)
+
+
+def test_the_writable_layer_holds_what_is_written_and_the_tree_does_not(cell):
+    cell.run(script="busybox echo hi > /file; busybox rm /bin/busybox", root=cell.overlay())
+    with open(f"{cell.user.home}/upper/file") as file:
+        assert file.read() == "hi\n"
+    assert os.path.exists(f"{cell.tree}/bin/busybox")
+    assert cell.run(script="echo $0", root=cell.overlay(), check=False).returncode == 127
+
+
+def test_a_writable_layer_in_memory_leaves_nothing(cell):
+    cell.run(script="busybox mkdir -p /a/b; busybox rm -r /bin; echo ok")
+    assert sorted(os.listdir(cell.tree)) == ["bin"]
+
+
+def test_a_volatile_layer_can_be_used_again(cell):
+    volatile = ["--volatile-overlay", *cell.overlay()[1:]]
+    cell.run(script="busybox touch /one", root=volatile)
+    assert cell.run(script="busybox ls /one", root=volatile).stdout == "/one\n"
+
+
+@pytest.mark.parametrize("ids", [(0, 0), (1000, 100)])
+def test_the_program_sees_the_ids_it_was_given(cell, ids):
+    done = cell.run("--ids", *map(str, ids), script="busybox id -u; busybox id -g")
+    assert done.stdout.split() == [str(ids[0]), str(ids[1])]
+
+
+def test_what_was_put_over_the_image_cannot_be_taken_away(cell):
+    script = "busybox umount /secret; busybox mount -t tmpfs t /secret 2>/dev/null; busybox umount /secret; busybox cat /secret"
+    done = cell.run("--text", "/secret", "injected", script=script)
+    assert done.stdout == "injected"
+
+
+def test_a_link_in_the_image_leads_no_mount_point_to_the_host(cell):
+    outside = tempfile.mkdtemp(dir="/tmp")  # not below what the container sees of the host
+    cell.user.own(outside)
+    os.symlink(outside, f"{cell.tree}/data")
+    os.symlink(f"{outside}/file", f"{cell.tree}/etcfile")
+    words = ["--bind", "/usr/share", "/data/deep/er", "--text", "/etcfile", "x", "--tmpfs", "/data/t"]
+    try:
+        done = cell.run(*words, script="busybox ls /data/; busybox cat /etcfile")
+        assert os.listdir(outside) == []
+    finally:
+        shutil.rmtree(outside)
+    assert done.stdout.split() == ["deep", "file", "t", "x"]
+
+
+def test_a_bound_directory_that_holds_the_store_does_not_show_the_container(cell):
+    done = cell.run("--bind", cell.user.home, "/home", script="busybox ls /home/tree")
+    assert done.stdout == "bin\n"
+
+
+def test_a_readonly_bind_is_readonly_and_another_is_not(cell):
+    shared = f"{cell.user.home}/shared"
+    os.mkdir(shared)
+    cell.user.own(shared)
+    words = ["--ro-bind", shared, "/ro", "--bind", shared, "/rw"]
+    done = cell.run(*words, script="echo 1 > /rw/file; echo 2 > /ro/file; busybox cat /ro/file", check=False)
+    assert done.stdout == "1\n"
+    assert "Read-only" in done.stderr
+    assert os.stat(f"{shared}/file").st_uid == cell.user.uid
+
+
+def test_a_readonly_root_takes_no_files_but_its_mounts_do(cell):
+    done = cell.run("--read-only", "--tmpfs", "/t", script="busybox touch /t/x /x", check=False)
+    assert done.returncode == 1
+    assert "/x: Read-only" in done.stderr
+    assert "/t/x" not in done.stderr
+
+
+def test_without_network_there_is_only_the_loopback(cell):
+    script = "busybox ls /sys/class/net; busybox ifconfig lo | busybox grep -c UP"
+    assert cell.run("--network", "none", script=script).stdout.split() == ["lo", "1"]
+
+
+def test_the_host_name_is_the_containers_own(cell):
+    assert cell.run("--hostname", "inside", script="busybox hostname").stdout == "inside\n"
+    assert os.uname().nodename != "inside"
+
+
+def test_devices_can_be_written_to_and_the_terminal_is_the_callers(cell):
+    script = "echo x > /dev/null; busybox test -c /dev/tty; busybox head -c 3 /dev/zero | busybox wc -c"
+    assert cell.run(script=script).stdout == "3\n"
+
+
+def test_fake_root_can_give_files_away_in_its_own_eyes(cell):
+    script = "busybox touch /f; busybox chown 12:34 /f && busybox mknod /n c 1 3 && echo ok; busybox mkfifo /p && busybox test -p /p && echo fifo"
+    assert cell.run("--fake-root", script=script).stdout.split() == ["ok", "fifo"]
+    assert cell.run(script=script, check=False).stdout.split() == ["fifo"]
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [("/nowhere", 127), ("nowhere", 127), ("/bin", 126), ("/plain", 126), ("/script", 127)],
+)
+def test_a_program_that_cannot_be_run_has_dockers_exit_code(cell, program, code):
+    for name, text, mode in (("plain", "x", 0o644), ("script", "#!/nowhere\n", 0o755)):
+        with open(f"{cell.tree}/{name}", "w") as file:
+            file.write(text)
+        os.chmod(f"{cell.tree}/{name}", mode)
+        cell.user.own(f"{cell.tree}/{name}")
+    command = [cell.user.python, "-I", "-S", f"{cell.user.home}/sandbox.py"]
+    words = ["--memory-overlay", cell.tree, "--", program]
+    done = cell.user.run([*command, *words], env={"PATH": "/bin"}, check=False)
+    assert done.returncode == code
+    assert program in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--bind", "/nowhere", "/x"], ["--cwd"], ["--unknown"]])
+def test_what_cannot_be_set_up_is_125_and_says_so(cell, words):
+    done = cell.run(*words, script="echo started", check=False)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("udocker: ")
+
+
+def test_a_joined_container_shares_files_and_network(cell):
+    first = cell.user.popen(
+        [
+            *(cell.user.python, "-I", "-S", f"{cell.user.home}/sandbox.py", "--network", "none"),
+            *(*cell.overlay(), "--", "/bin/busybox", "sh", "-c"),
+            "echo here > /file; echo; busybox cat",
+        ],
+        stdin=-1,
+        stdout=-1,
+    )
+    first.stdout.readline()
+    script = "busybox cat /file; busybox ls /sys/class/net; busybox id -u"
+    done = cell.run("--join", str(first.pid), script=script, root=[])
+    first.communicate(timeout=30)
+    assert done.stdout.split() == ["here", "lo", "0"]
+
+
+def test_the_probe_tells_what_the_kernel_allows(unprivileged):
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import sandbox; print(sandbox.probe(sys.argv[2]))"
+    shutil.copy(SCRIPT, f"{unprivileged.home}/sandbox.py")
+    directory = f"{unprivileged.home}/probe"
+    os.mkdir(directory)
+    unprivileged.own(unprivileged.home)
+    command = [unprivileged.python, "-c", program, unprivileged.home, directory]
+    assert unprivileged.run(command).stdout == "('', 0)\n"
+    off = "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$@\""
+    without = ["unshare", "-U", "-c", "--keep-caps", "sh", "-c", off, "sh"]
+    assert unprivileged.run([*without, *command]).stdout == f"('namespaces', {errno.ENOSPC})\n"
+
+
+def evaluate(program, machine, number, arguments):
+    """Run a seccomp program as the kernel does. Source: seccomp_data in linux/seccomp.h."""
+    data = struct.pack("<iIQ6Q", number, sandbox.AUDIT_ARCH[machine], 0, *arguments)
+    position, value = 0, 0
+    while True:
+        code, true, false, k = program[position]
+        position += 1
+        if code == 0x20:
+            value = struct.unpack_from("<I", data, k)[0]
+        elif code == 0x54:
+            value &= k
+        elif code == 0x15:
+            position += true if value == k else false
+        else:
+            assert code == 0x06
+            return k
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_fakes_just_what_it_should(machine):
+    program = sandbox.fake_root_program(machine)
+    allow, succeed = 0x7FFF0000, 0x00050000
+    for number in range(500):
+        wanted = succeed if number in sandbox.FAKED[machine] else allow
+        assert evaluate(program, machine, number, (0,) * 6) == wanted
+    for number, place in sandbox.MKNOD[machine]:
+        for mode, wanted in ((0o020666, succeed), (0o060660, succeed), (0o010644, allow), (0o100644, allow)):
+            arguments = [0] * 6
+            arguments[place] = mode
+            assert evaluate(program, machine, number, arguments) == wanted

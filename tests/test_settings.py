@@ -1,0 +1,56 @@
+import pytest
+
+from udocker import settings
+from udocker.errors import UsageError
+
+
+def load(tmp_path, flags=None, **environment):
+    return settings.load(flags or {}, {"HOME": str(tmp_path), **environment})
+
+
+def test_flags_beat_environment_beats_file_beats_default(tmp_path):
+    (tmp_path / ".udocker").mkdir()
+    file = tmp_path / ".udocker" / "udocker.conf"
+    assert load(tmp_path).registry == "docker.io"
+    file.write_text("# mine\n[DEFAULT]\nregistry = file.example\njobs=3\ninsecure = no\n")
+    assert load(tmp_path).registry == "file.example"
+    assert load(tmp_path).jobs == 3
+    assert load(tmp_path, UDOCKER_REGISTRY="env.example").registry == "env.example"
+    assert load(tmp_path, {"registry": "f"}, UDOCKER_REGISTRY="e").registry == "f"
+
+
+def test_a_false_word_is_false(tmp_path):
+    # udocker 1.3 read `http_insecure = False` as true
+    for word in ("0", "no", "False", "off"):
+        assert load(tmp_path, UDOCKER_INSECURE=word).insecure is False
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("UDOCKER_INSECURE", "perhaps"), ("UDOCKER_JOBS", "-1"), ("UDOCKER_DIR", "/a:b")]
+)
+def test_a_value_of_the_wrong_kind_is_named(tmp_path, variable, value):
+    with pytest.raises(UsageError, match=value):
+        load(tmp_path, **{variable: value})
+
+
+def test_a_broken_line_is_named_with_file_and_number(tmp_path):
+    (tmp_path / ".udocker").mkdir()
+    (tmp_path / ".udocker" / "udocker.conf").write_text("\njobs\n")
+    with pytest.raises(UsageError, match="udocker.conf:2"):
+        load(tmp_path)
+
+
+def test_a_file_in_the_current_directory_is_never_read(tmp_path, monkeypatch):
+    for name in ("u.conf", "udocker.conf"):
+        (tmp_path / name).write_text("registry = evil.example\n")
+    monkeypatch.chdir(tmp_path)
+    assert load(tmp_path / "home").registry == "docker.io"
+
+
+def test_the_directory_may_begin_with_a_tilde(tmp_path):
+    assert load(tmp_path, UDOCKER_DIR="~/u").directory == f"{tmp_path}/u"
+
+
+def test_what_python_put_into_the_environment_is_not_the_callers(tmp_path):
+    assert "LC_CTYPE" not in load(tmp_path, LC_CTYPE="C.UTF-8").environment
+    assert load(tmp_path, LC_CTYPE="C.UTF-8", LANG="C").environment["LC_CTYPE"] == "C.UTF-8"
