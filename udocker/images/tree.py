@@ -1,0 +1,296 @@
+"""Directory trees of strangers: every step is taken from a descriptor and follows no link.
+
+Paths are bytes relative to the root of the tree, `b""` the root itself. A path is *canonical*
+when none of its directories is a symbolic link; only `Tree.resolve` reads links, and it reads
+them as the container will: `/` and `..` never lead out of the root.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from udocker.errors import UnpackError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DESCRIPTORS = 64
+_MAX_LINKS = 40
+"""Symbolic links in one path. Source: Linux, MAXSYMLINKS."""
+_COPY_BYTES = 1 << 20
+
+
+def join(directory: bytes, name: bytes) -> bytes:
+    """Return the path of `name` in `directory`, either of which may be the root."""
+    return directory + b"/" + name if directory and name else directory or name
+
+
+def split(path: bytes) -> tuple[bytes, bytes]:
+    """Return the directory and the name of `path`."""
+    directory, _, name = path.rpartition(b"/")
+    return directory, name
+
+
+class Tree:
+    """A directory tree of the host, entered only by canonical paths.
+
+    It keeps few descriptors open (processes may often have 1024 or even 256); whoever removes or
+    moves a directory of the tree says `forget`.
+    """
+
+    def __init__(self, directory: str, *, max_depth: int) -> None:
+        self.directory = directory
+        """The host path of the root, for messages."""
+        self._max_depth = max_depth
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        self._root = os.open(directory, flags)
+        self._open: dict[bytes, int] = {}
+
+    def __enter__(self) -> Tree:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.forget()
+        os.close(self._root)
+
+    def descriptor(self, path: bytes) -> int:
+        """Return a descriptor of the directory `path`, which stays the tree's.
+
+        It lives at least until the next but one is asked for. Raises OSError when a part of the
+        path is missing or is not a directory.
+        """
+        if not path:
+            return self._root
+        descriptor = self._open.pop(path, -1)
+        if descriptor < 0:
+            descriptor = self._enter(path)
+        self._open[path] = descriptor
+        return descriptor
+
+    def forget(self) -> None:
+        """Close every descriptor but the root's: paths may lead elsewhere from now on."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def _enter(self, path: bytes) -> int:
+        if len(self._open) >= _DESCRIPTORS:
+            oldest = next(iter(self._open))
+            os.close(self._open.pop(oldest))
+        above, name = split(path)
+        if above in self._open or not above:
+            return _open_below(self._open[above] if above else self._root, name)
+        descriptor = os.dup(self._root)
+        for name in path.split(b"/"):
+            try:
+                below = _open_below(descriptor, name)
+            finally:
+                os.close(descriptor)
+            descriptor = below
+        return descriptor
+
+    def mode(self, path: bytes) -> int | None:
+        """Return type and permission bits of what is at `path`; None: nothing there."""
+        directory, name = split(path)
+        try:
+            descriptor = self.descriptor(directory)
+            return os.stat(name or b".", dir_fd=descriptor, follow_symlinks=False).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def is_directory(self, path: bytes) -> bool:
+        """Tell whether `path` is there and is a directory."""
+        mode = self.mode(path)
+        return mode is not None and stat.S_ISDIR(mode)
+
+    def resolve(
+        self, path: bytes, start: bytes = b"", make: Callable[[bytes], None] | None = None
+    ) -> bytes:
+        """Return the canonical path of the directory that `path` leads to from `start`.
+
+        What is missing or no directory stays in the path as it is named, unless `make` makes a
+        directory of it. Raises UnpackError for too many links or directories.
+        """
+        here, left, links = start, _reversed_parts(path), 0
+        while left:
+            name = left.pop()
+            if name in (b"", b"."):
+                continue
+            if name == b"..":
+                here = split(here)[0]
+                continue
+            below = join(here, name)
+            mode = self.mode(below)
+            if mode is not None and stat.S_ISLNK(mode):
+                links += 1
+                target = self._read_link(below, links)
+                left += _reversed_parts(target)
+                here = b"" if target.startswith(b"/") else here
+                continue
+            if make is not None and (mode is None or not stat.S_ISDIR(mode)):
+                make(below)
+            here = below
+            if here.count(b"/") >= self._max_depth:
+                raise UnpackError(f"{path[:200]!r} is more than {self._max_depth} directories deep")
+        return here
+
+    def resolve_parent(self, path: bytes) -> bytes:
+        """Return `path` with its directory resolved and its last name as it is."""
+        directory, name = split(path)
+        return join(self.resolve(directory), name)
+
+    def _read_link(self, path: bytes, links: int) -> bytes:
+        if links > _MAX_LINKS:
+            raise UnpackError(f"{path[:200]!r}: too many levels of symbolic links")
+        directory, name = split(path)
+        return os.readlink(name, dir_fd=self.descriptor(directory))
+
+    def make_directory(self, path: bytes, mode: int) -> None:
+        """Make one directory, whose parent exists. Raises OSError."""
+        directory, name = split(path)
+        os.mkdir(name, mode, dir_fd=self.descriptor(directory))
+
+    def rename(self, path: bytes, new_path: bytes) -> None:
+        """Move the directory `path`, whatever is in it, to `new_path` of the same tree."""
+        directory, name = split(path)
+        new_directory, new_name = split(new_path)
+        source, destination = self.descriptor(directory), self.descriptor(new_directory)
+        os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=destination)
+        self.forget()
+
+    def remove(self, path: bytes) -> None:
+        """Remove what is at `path` and everything below it; nothing there is fine."""
+        directory, name = split(path)
+        descriptor = self.descriptor(directory)
+        try:
+            os.unlink(name, dir_fd=descriptor)
+        except FileNotFoundError:
+            pass
+        except IsADirectoryError:
+            self.forget()
+            remove_directory(name, self.descriptor(directory))
+
+    def empty(self, path: bytes) -> None:
+        """Remove everything below the directory `path`."""
+        for name in os.listdir(self.descriptor(path)):
+            self.remove(join(path, os.fsencode(name)))
+
+
+def _reversed_parts(path: bytes) -> list[bytes]:
+    return path.split(b"/")[::-1]
+
+
+def _open_below(descriptor: int, name: bytes) -> int:
+    if name in (b"", b".", b".."):
+        raise ValueError(f"{name!r} is not a name in a canonical path")
+    return os.open(name, OPEN_DIRECTORY, dir_fd=descriptor)
+
+
+_UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
+
+
+def link(source: bytes, source_descriptor: int, name: bytes, descriptor: int) -> None:
+    """Make `name` another name of the file or link `source`, or a copy where that is refused.
+
+    File systems without hard links refuse, and those where a file has too many. Raises OSError.
+    """
+    try:
+        os.link(
+            source,
+            name,
+            src_dir_fd=source_descriptor,
+            dst_dir_fd=descriptor,
+            follow_symlinks=False,
+        )
+    except OSError as error:
+        if error.errno not in _UNLINKABLE:
+            raise
+        _copy(source, source_descriptor, name, descriptor)
+
+
+def _copy(source: bytes, source_descriptor: int, name: bytes, descriptor: int) -> None:
+    found = os.stat(source, dir_fd=source_descriptor, follow_symlinks=False)
+    if stat.S_ISLNK(found.st_mode):
+        os.symlink(os.readlink(source, dir_fd=source_descriptor), name, dir_fd=descriptor)
+    elif stat.S_ISFIFO(found.st_mode):
+        os.mkfifo(name, stat.S_IMODE(found.st_mode), dir_fd=descriptor)
+    else:
+        _copy_file(source, source_descriptor, name, descriptor)
+    times = (found.st_atime_ns, found.st_mtime_ns)
+    os.utime(name, ns=times, dir_fd=descriptor, follow_symlinks=False)
+
+
+def _copy_file(source: bytes, source_descriptor: int, name: bytes, descriptor: int) -> None:
+    reading = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(source, reading, dir_fd=source_descriptor), "rb", 0) as original:
+        mode = stat.S_IMODE(os.fstat(original.fileno()).st_mode)
+        with os.fdopen(os.open(name, OPEN_NEW, mode, dir_fd=descriptor), "wb", 0) as copy:
+            os.fchmod(copy.fileno(), mode)
+            while data := original.read(_COPY_BYTES):
+                while data:
+                    data = data[copy.write(data) :]
+
+
+def remove_directory(name: bytes | str, parent: int) -> None:
+    """Remove the directory `name` in the directory `parent`, however deep it is.
+
+    Directories are lifted up to the top before they are emptied: two descriptors are enough, and
+    paths that are too long to be spelled do not matter.
+    """
+    top = os.open(name, OPEN_DIRECTORY, dir_fd=parent)
+    try:
+        lifted = _Lift(top)
+        while True:
+            below = _unlink_files(top)
+            if not below:
+                break
+            for directory in below:
+                lifted.empty(directory)
+    finally:
+        os.close(top)
+    os.rmdir(name, dir_fd=parent)
+
+
+def _unlink_files(descriptor: int) -> list[str]:
+    """Remove what is no directory; return the names of the directories."""
+    with os.scandir(descriptor) as listing:
+        entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in listing]
+    for name, is_directory in entries:
+        if not is_directory:
+            os.unlink(name, dir_fd=descriptor)
+    return [name for name, is_directory in entries if is_directory]
+
+
+class _Lift:
+    """Empties directories by moving those in them to the directory `top`."""
+
+    def __init__(self, top: int) -> None:
+        self._top = top
+        self._serial = 0
+
+    def empty(self, directory: str) -> None:
+        """Remove `directory` of the top, after the directories in it were moved to the top."""
+        descriptor = os.open(directory, OPEN_DIRECTORY, dir_fd=self._top)
+        try:
+            for name in _unlink_files(descriptor):
+                self._move_up(name, descriptor)
+        finally:
+            os.close(descriptor)
+        os.rmdir(directory, dir_fd=self._top)
+
+    def _move_up(self, name: str, descriptor: int) -> None:
+        while True:
+            self._serial += 1
+            try:
+                os.rename(
+                    name, f".lifted.{self._serial}", src_dir_fd=descriptor, dst_dir_fd=self._top
+                )
+                return
+            except OSError as error:
+                # A stranger's directory may have that name.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
