@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 
-from udocker import disk, fastjson
+from udocker import disk, fastjson, trees
 from udocker.containers.spec import Launch, Rootfs
 from udocker.values import dataclass
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from udocker.disk import Lock
     from udocker.host.probe import Host
 
-SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sandbox.py")
+SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sandbox")
 MEMORY_OVERLAY = (6, 6)
 """The first kernel whose tmpfs has the attributes by which an overlay notes what was removed."""
 _FACT_BYTES = 4096
@@ -81,7 +81,7 @@ class UsernsEngine:
         """Make the directories that `rootfs` needs: a writable layer, or a copy of the tree."""
         if rootfs.flat and not os.path.isdir(container.rootfs):
             draft = f"{container.directory}/rootfs.{os.getpid()}"
-            disk.copy_tree(container.tree, draft)
+            trees.copy_tree(container.tree, draft)
             os.rename(draft, container.rootfs)
         for path in filter(None, (rootfs.upper, rootfs.work)):
             try:
@@ -129,9 +129,9 @@ class UsernsEngine:
 
         The sandbox runs in this process: starting Python once more would double the time.
         """
-        from udocker.engines import sandbox
+        from udocker.engines.sandbox import run
 
-        sandbox.main(launch.argv[4:], dict(launch.env))
+        run.main(launch.argv[4:], dict(launch.env))
 
     def support(self, host: Host) -> Support:
         """Return what the kernel allows, found by trying and remembered until the next boot."""
@@ -151,13 +151,13 @@ class UsernsEngine:
         return support
 
     def _probe(self) -> Support:
-        from udocker.engines import sandbox
+        from udocker.engines.sandbox import run
 
         scratch = disk.make_directory(f"{self.directory}/cache/probe.{os.urandom(4).hex()}")
         try:
-            return Support(*sandbox.probe(scratch))
+            return Support(*run.probe(scratch))
         finally:
-            disk.remove_tree(scratch)
+            trees.remove_tree(scratch)
 
 
 def _device(directory: str) -> int:

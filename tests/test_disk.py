@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from udocker import disk
+from udocker import disk, trees
 from udocker.errors import StoreError
 
 
@@ -47,7 +47,7 @@ def test_a_tree_is_removed_whatever_its_modes_and_depth(unprivileged, tmp_path):
     unprivileged.run([unprivileged.python, "-c", make], cwd=tree)
     unprivileged.run(["chmod", "000", f"{tree}/locked/in", f"{tree}/locked"])
     remove = "import resource, sys\nresource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))\n"
-    remove += "from udocker import disk; disk.remove_tree(sys.argv[1])"
+    remove += "from udocker import trees; trees.remove_tree(sys.argv[1])"
     unprivileged.run([unprivileged.python, "-c", remove, tree])
     assert not os.path.lexists(tree)
 
@@ -57,8 +57,8 @@ def test_removing_a_tree_follows_no_link(tmp_path):
     (tmp_path / "kept" / "f").touch()
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "link").symlink_to(tmp_path / "kept")
-    disk.remove_tree(str(tmp_path / "tree"))
-    disk.remove_tree(str(tmp_path / "tree"))
+    trees.remove_tree(str(tmp_path / "tree"))
+    trees.remove_tree(str(tmp_path / "tree"))
     assert os.listdir(tmp_path / "kept") == ["f"]
 
 
@@ -71,7 +71,7 @@ def test_a_copied_tree_has_the_same_links_modes_and_times(tmp_path):
     os.link(source / "f", source / "g")
     (source / "l").symlink_to("/nowhere")
     copy = tmp_path / "copy"
-    disk.copy_tree(str(source), str(copy))
+    trees.copy_tree(str(source), str(copy))
     assert (copy / "f").read_bytes() == (source / "f").read_bytes()
     assert os.stat(copy / "f").st_mtime_ns == 2_000_000_001
     assert stat.S_IMODE(os.stat(copy / "f").st_mode) == 0o604

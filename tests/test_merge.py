@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tarballs import archive, contents, file, folder, hard_link, merged, snapshot, symlink
 
+from udocker import trees
 from udocker.errors import StoreError, UnpackError
 from udocker.images import layers, tree
 
@@ -477,7 +478,7 @@ def test_tree_is_removed_however_deep_it_is(tmp_path):
         os.close(here)
         here = below
     os.close(here)
-    tree.remove_directory("deep", top)
+    trees.remove_directory("deep", top)
     os.close(top)
     assert os.listdir(tmp_path) == []
 

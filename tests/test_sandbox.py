@@ -10,9 +10,9 @@ import tempfile
 
 import pytest
 
-from udocker.engines import sandbox
+from udocker.engines.sandbox import fakeroot
 
-SCRIPT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "engines", "sandbox.py")
+SANDBOX = os.path.join(os.path.dirname(os.path.dirname(__file__)), "engines", "sandbox")
 
 
 class Cell:
@@ -24,8 +24,7 @@ class Cell:
         self.tree = f"{user.home}/tree"
         os.makedirs(f"{self.tree}/bin")
         shutil.copy(busybox, f"{self.tree}/bin/busybox")
-        shutil.copy(SCRIPT, f"{user.home}/sandbox.py")
-        os.chmod(f"{user.home}/sandbox.py", 0o644)
+        self.command = [user.python, "-I", "-S", f"{user.checkout}/udocker/engines/sandbox"]
         for name in ("upper", "work"):
             os.mkdir(f"{user.home}/{name}")
         user.own(user.home)
@@ -34,7 +33,7 @@ class Cell:
         return ["--overlay", self.tree, f"{self.user.home}/upper", f"{self.user.home}/work"]
 
     def run(self, *words, script, check=True, root=None):
-        command = [self.user.python, "-I", "-S", f"{self.user.home}/sandbox.py", *words]
+        command = [*self.command, *words]
         command += ["--memory-overlay", self.tree] if root is None else root
         return self.user.run([*command, "--", "/bin/busybox", "sh", "-c", script], check=check)
 
@@ -45,13 +44,19 @@ def cell(unprivileged):
 
 
 def test_the_sandbox_imports_nothing_but_the_standard_library():
-    with open(SCRIPT) as file:
-        tree = ast.parse(file.read())
-    imports = [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
-    names = {a.name for n in imports if isinstance(n, ast.Import) for a in n.names}
-    names |= {n.module for n in imports if isinstance(n, ast.ImportFrom)}
-    assert names - {"__future__", "collections.abc", "typing"} <= set(sys.stdlib_module_names)
-    assert not any(name.startswith("udocker") for name in names)
+    names = set()
+    for file in os.scandir(SANDBOX):
+        if file.name.endswith(".py"):
+            with open(file.path) as text:
+                names |= imported(ast.parse(text.read()))
+    own = {name for name in names if name.startswith("udocker.engines.sandbox.")}
+    assert {name.partition(".")[0] for name in names - own} <= set(sys.stdlib_module_names)
+
+
+def imported(tree):
+    nodes = list(ast.walk(tree))
+    names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+    return names | {n.module for n in nodes if isinstance(n, ast.ImportFrom)}
 
 
 def test_the_writable_layer_holds_what_is_written_and_the_tree_does_not(cell):
@@ -153,9 +158,8 @@ def test_a_program_that_cannot_be_run_has_dockers_exit_code(cell, program, code)
             file.write(text)
         os.chmod(f"{cell.tree}/{name}", mode)
         cell.user.own(f"{cell.tree}/{name}")
-    command = [cell.user.python, "-I", "-S", f"{cell.user.home}/sandbox.py"]
     words = ["--memory-overlay", cell.tree, "--", program]
-    done = cell.user.run([*command, *words], env={"PATH": "/bin"}, check=False)
+    done = cell.user.run([*cell.command, *words], env={"PATH": "/bin"}, check=False)
     assert done.returncode == code
     assert program in done.stderr
 
@@ -170,7 +174,7 @@ def test_what_cannot_be_set_up_is_125_and_says_so(cell, words):
 def test_a_joined_container_shares_files_and_network(cell):
     first = cell.user.popen(
         [
-            *(cell.user.python, "-I", "-S", f"{cell.user.home}/sandbox.py", "--network", "none"),
+            *(*cell.command, "--network", "none"),
             *(*cell.overlay(), "--", "/bin/busybox", "sh", "-c"),
             "echo here > /file; echo; busybox cat",
         ],
@@ -185,12 +189,11 @@ def test_a_joined_container_shares_files_and_network(cell):
 
 
 def test_the_probe_tells_what_the_kernel_allows(unprivileged):
-    program = "import sys; sys.path.insert(0, sys.argv[1]); import sandbox; print(sandbox.probe(sys.argv[2]))"
-    shutil.copy(SCRIPT, f"{unprivileged.home}/sandbox.py")
+    program = "import sys; from udocker.engines.sandbox.run import probe; print(probe(sys.argv[1]))"
     directory = f"{unprivileged.home}/probe"
     os.mkdir(directory)
     unprivileged.own(unprivileged.home)
-    command = [unprivileged.python, "-c", program, unprivileged.home, directory]
+    command = [unprivileged.python, "-c", program, directory]
     assert unprivileged.run(command).stdout == "('', 0)\n"
     off = "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$@\""
     without = ["unshare", "-U", "-c", "--keep-caps", "sh", "-c", off, "sh"]
@@ -199,7 +202,7 @@ def test_the_probe_tells_what_the_kernel_allows(unprivileged):
 
 def evaluate(program, machine, number, arguments):
     """Run a seccomp program as the kernel does. Source: seccomp_data in linux/seccomp.h."""
-    data = struct.pack("<iIQ6Q", number, sandbox.AUDIT_ARCH[machine], 0, *arguments)
+    data = struct.pack("<iIQ6Q", number, fakeroot.AUDIT_ARCH[machine], 0, *arguments)
     position, value = 0, 0
     while True:
         code, true, false, k = program[position]
@@ -217,12 +220,12 @@ def evaluate(program, machine, number, arguments):
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_the_filter_fakes_just_what_it_should(machine):
-    program = sandbox.fake_root_program(machine)
+    program = fakeroot.fake_root_program(machine)
     allow, succeed = 0x7FFF0000, 0x00050000
     for number in range(500):
-        wanted = succeed if number in sandbox.FAKED[machine] else allow
+        wanted = succeed if number in fakeroot.FAKED[machine] else allow
         assert evaluate(program, machine, number, (0,) * 6) == wanted
-    for number, place in sandbox.MKNOD[machine]:
+    for number, place in fakeroot.MKNOD[machine]:
         for mode, wanted in ((0o020666, succeed), (0o060660, succeed), (0o010644, allow), (0o100644, allow)):
             arguments = [0] * 6
             arguments[place] = mode

@@ -14,7 +14,8 @@ HEAVY = (
 SHOW = """
 import sys
 from udocker.commands import runoptions, run, create
-from udocker.engines import sandbox, select, supervise, userns
+from udocker.engines import select, supervise, userns
+from udocker.engines.sandbox import run as sandbox
 from udocker import cli
 assert cli.split_global_options(["-q", "run", "x"])
 print(*sys.modules)

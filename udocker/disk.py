@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, locks that spare work, trees that can be removed.
+"""Files that appear whole or not at all, and locks that spare work.
 
 Nothing here needs a lock to be right: two processes, also on two hosts that share a file
 system without working locks, at worst do the same work twice.
@@ -9,20 +9,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 
 from udocker.errors import StoreError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-_FICLONE = 0x40049409
-"""The ioctl by which a file shares another's extents. Source: ioctl_ficlone(2)."""
-_DEPTH = 64
-"""Directories held open at the same time while a tree is removed."""
 
 
 def store_error(error: OSError, path: str) -> StoreError:
@@ -136,120 +127,3 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
-
-
-def copy_tree(source: str, destination: str) -> None:
-    """Make `destination` a copy of the tree `source`, sharing data where the file system can.
-
-    Modes, times and hard links are kept; links are copied as links and never followed.
-    """
-    try:
-        _copy_directory(source, destination, {})
-    except OSError as error:
-        raise store_error(error, error.filename or destination) from error
-
-
-def _copy_directory(source: str, destination: str, seen: dict[tuple[int, int], str]) -> None:
-    os.mkdir(destination, 0o700)
-    with os.scandir(source) as entries:
-        for entry in entries:
-            copy = f"{destination}/{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                _copy_directory(entry.path, copy, seen)
-            elif entry.is_symlink():
-                os.symlink(os.readlink(entry.path), copy)
-            elif entry.is_file(follow_symlinks=False):
-                _copy_file(entry.path, copy, seen)
-    _copy_attributes(source, destination)
-
-
-def _copy_file(source: str, destination: str, seen: dict[tuple[int, int], str]) -> None:
-    status = os.lstat(source)
-    first = seen.setdefault((status.st_dev, status.st_ino), destination)
-    if first != destination:
-        os.link(first, destination)
-        return
-    reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    writer = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        _copy_content(reader, writer, status.st_size)
-    finally:
-        os.close(reader)
-        os.close(writer)
-    _copy_attributes(source, destination)
-
-
-def _copy_content(reader: int, writer: int, size_bytes: int) -> None:
-    try:
-        fcntl.ioctl(writer, _FICLONE, reader)
-    except OSError:  # no shared extents here
-        while size_bytes > 0:
-            copied = os.sendfile(writer, reader, None, size_bytes)
-            if not copied:
-                return
-            size_bytes -= copied
-
-
-def _copy_attributes(source: str, destination: str) -> None:
-    status = os.lstat(source)
-    os.chmod(destination, stat.S_IMODE(status.st_mode))
-    os.utime(destination, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def remove_tree(path: str) -> None:
-    """Remove `path` and all below it, whatever its modes, following no link.
-
-    Trees deeper than the limit of open files are handled: what is deep is moved up first.
-    """
-    try:
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
-            os.unlink(path)
-            return
-        os.chmod(path, 0o700)
-        top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            while _empty(top, top, 0):
-                pass
-        finally:
-            os.close(top)
-        os.rmdir(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise store_error(error, path) from error
-
-
-def _empty(directory: int, top: int, depth: int) -> bool:
-    """Empty an open directory; tell whether deep parts of it were moved up to `top` instead."""
-    moved = False
-    for name, is_directory in _entries(directory):
-        if not is_directory:
-            os.unlink(name, dir_fd=directory)
-        elif depth >= _DEPTH:
-            os.rename(name, os.urandom(16).hex(), src_dir_fd=directory, dst_dir_fd=top)
-            moved = True
-        else:
-            moved |= _empty_below(directory, name, top, depth)
-            os.rmdir(name, dir_fd=directory)
-    return moved
-
-
-def _empty_below(directory: int, name: str, top: int, depth: int) -> bool:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        below = os.open(name, flags, dir_fd=directory)
-    except PermissionError:
-        os.chmod(name, 0o700, dir_fd=directory)
-        below = os.open(name, flags, dir_fd=directory)
-    try:
-        if os.fstat(below).st_mode & 0o700 != 0o700:
-            os.fchmod(below, 0o700)
-        return _empty(below, top, depth + 1)
-    finally:
-        os.close(below)
-
-
-def _entries(directory: int) -> Iterator[tuple[str, bool]]:
-    with os.scandir(directory) as entries:
-        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    return iter(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from udocker import disk
+from udocker import disk, trees
 from udocker.containers.container import Container
 from udocker.errors import ContainerNotFound, StoreError, UsageError
 
@@ -106,7 +106,7 @@ class ContainerStore:
             if name is not None:
                 self._claim_name(name, container.id)
         except BaseException:
-            disk.remove_tree(container.directory)
+            trees.remove_tree(container.directory)
             raise
 
     def remove(self, container: Container) -> None:
@@ -119,7 +119,7 @@ class ContainerStore:
                 )
             for name in self.names().get(container.id, ()):
                 os.unlink(f"{self.names_directory}/{name}")
-            disk.remove_tree(container.directory)
+            trees.remove_tree(container.directory)
         finally:
             lock.release()
 

@@ -45,7 +45,7 @@ class BlobStore:
         """Return the content of that digest. Raises StoreError when it is not here."""
         data = disk.read(self.path(digest), limit_bytes)
         if data is None:
-            raise StoreError(f"blob {digest} is missing from the store", hint="pull the image again")
+            raise StoreError(f"blob {digest} is missing here", hint="pull the image again")
         return data
 
     def put(self, data: bytes) -> Digest:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
+from udocker import trees
 from udocker.errors import StoreError, UnpackError
 from udocker.images import tree
 from udocker.images.layertree import ASIDE
@@ -19,7 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from udocker.images.layertree import LayerTree, Stratum
+    from udocker.images import tree
+from udocker.images.layertree import LayerTree, Stratum
 
 _IMPLICIT_MODE = 0o755
 _MAX_DEPTH = 2 * Limits().depth
@@ -43,18 +45,9 @@ def merge(layers: Sequence[tuple[str, LayerTree]], rootfs: str) -> None:
             for directory, layer in layers:
                 with Tree(directory, max_depth=_MAX_DEPTH) as source:
                     _Merge(source, target, layer).run()
-                _remove(directory)
+                trees.remove_tree(directory)
     except OSError as error:
         raise StoreError(f"{rootfs}: cannot merge layers: {error}") from error
-
-
-def _remove(directory: str) -> None:
-    parent, name = os.path.split(os.path.abspath(directory))
-    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        tree.remove_directory(name, descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _Merge:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from udocker import disk, fastjson
+from udocker import disk, fastjson, trees
 from udocker.errors import ImageNotFound, InvalidDocument, StoreError
 from udocker.images.blobs import BlobStore, is_abandoned
 from udocker.oci import MAX_DOCUMENT_BYTES, REF_NAME, Descriptor, Digest, ImageConfig, Manifest
@@ -121,7 +121,7 @@ class ImageStore:
         for name in os.listdir(self.partial):
             path = f"{self.partial}/{name}"
             if name.startswith("tree.") and is_abandoned(path, name[5:].rpartition(".")[0]):
-                disk.remove_tree(path)
+                trees.remove_tree(path)
 
     def new_stage(self) -> str:
         """Make a directory in which a tree can be prepared; `publish_tree` gives it its name."""
@@ -135,12 +135,12 @@ class ImageStore:
         except OSError as error:
             if not os.path.isdir(self.tree_path(chain_id)):
                 raise disk.store_error(error, self.trees) from error
-            disk.remove_tree(prepared)
+            trees.remove_tree(prepared)
 
     def add(
         self, reference: Reference, manifest: Descriptor, source: Digest, chain_id: Digest
     ) -> Image:
-        """Let `reference` name the image, whose blobs and tree are there; an older one gives way."""
+        """Let `reference` name the image, whose content is there; an older one gives way."""
         name = f"{reference.name}@{reference.digest}" if reference.digest else str(reference)
         annotations = (
             (REF_NAME, name),
@@ -185,11 +185,11 @@ class ImageStore:
             directory = f"{self.layout}/blobs/{algorithm}"
             for name in set(os.listdir(directory)) - wanted:
                 os.unlink(f"{directory}/{name}")
-        trees = {image.chain_id.hex for image in images} | keep_trees
-        for name in set(os.listdir(self.trees)) - trees:
+        kept = {image.chain_id.hex for image in images} | keep_trees
+        for name in set(os.listdir(self.trees)) - kept:
             doomed = f"{self.new_stage()}/tree"
             os.rename(f"{self.trees}/{name}", doomed)
-            disk.remove_tree(os.path.dirname(doomed))
+            trees.remove_tree(os.path.dirname(doomed))
 
     # index.json
 

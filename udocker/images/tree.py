@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 
+from udocker import trees
 from udocker.errors import UnpackError
 
 TYPE_CHECKING = False
@@ -172,7 +173,7 @@ class Tree:
             pass
         except IsADirectoryError:
             self.forget()
-            remove_directory(name, self.descriptor(directory))
+            trees.remove_directory(name, self.descriptor(directory))
 
     def empty(self, path: bytes) -> None:
         """Remove everything below the directory `path`."""
@@ -233,64 +234,3 @@ def _copy_file(source: bytes, source_descriptor: int, name: bytes, descriptor: i
             while data := original.read(_COPY_BYTES):
                 while data:
                     data = data[copy.write(data) :]
-
-
-def remove_directory(name: bytes | str, parent: int) -> None:
-    """Remove the directory `name` in the directory `parent`, however deep it is.
-
-    Directories are lifted up to the top before they are emptied: two descriptors are enough, and
-    paths that are too long to be spelled do not matter.
-    """
-    top = os.open(name, OPEN_DIRECTORY, dir_fd=parent)
-    try:
-        lifted = _Lift(top)
-        while True:
-            below = _unlink_files(top)
-            if not below:
-                break
-            for directory in below:
-                lifted.empty(directory)
-    finally:
-        os.close(top)
-    os.rmdir(name, dir_fd=parent)
-
-
-def _unlink_files(descriptor: int) -> list[str]:
-    """Remove what is no directory; return the names of the directories."""
-    with os.scandir(descriptor) as listing:
-        entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in listing]
-    for name, is_directory in entries:
-        if not is_directory:
-            os.unlink(name, dir_fd=descriptor)
-    return [name for name, is_directory in entries if is_directory]
-
-
-class _Lift:
-    """Empties directories by moving those in them to the directory `top`."""
-
-    def __init__(self, top: int) -> None:
-        self._top = top
-        self._serial = 0
-
-    def empty(self, directory: str) -> None:
-        """Remove `directory` of the top, after the directories in it were moved to the top."""
-        descriptor = os.open(directory, OPEN_DIRECTORY, dir_fd=self._top)
-        try:
-            for name in _unlink_files(descriptor):
-                self._move_up(name, descriptor)
-        finally:
-            os.close(descriptor)
-        os.rmdir(directory, dir_fd=self._top)
-
-    def _move_up(self, name: str, descriptor: int) -> None:
-        while True:
-            self._serial += 1
-            try:
-                os.rename(
-                    name, f".lifted.{self._serial}", src_dir_fd=descriptor, dst_dir_fd=self._top
-                )
-                return
-            except OSError as error:
-                # A stranger's directory may have that name.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise

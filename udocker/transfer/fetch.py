@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 
-from udocker import disk
+from udocker import trees
 from udocker.errors import IntegrityError, UnpackError
 from udocker.images import decompress, layers
 from udocker.images.blobs import CHUNK_BYTES
@@ -52,7 +52,7 @@ class LayerFetcher:
         try:
             return self._unpack(layer, diff_id, directory, report)
         except _Stale:  # what an earlier pull left was wrong; it is gone now
-            disk.remove_tree(directory)
+            trees.remove_tree(directory)
             return self._unpack(layer, diff_id, directory, report)
 
     def _unpack(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from udocker import console, disk
+from udocker import console, disk, trees
 from udocker.errors import IntegrityError, InvalidDocument
 from udocker.images import layers
 from udocker.images.layers import LayerTree
@@ -167,7 +167,7 @@ def _unpack_layers(
             _publish(store, stage, len(wanted), config)
     finally:
         progress.close()
-        disk.remove_tree(stage)
+        trees.remove_tree(stage)
 
 
 def _jobs(settings: Settings) -> int:

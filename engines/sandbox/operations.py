@@ -1,0 +1,264 @@
+"""Changes to a container's file system as values, each made while chrooted into it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+
+from udocker.engines.sandbox.kernel import (
+    AT_FDCWD,
+    AT_RECURSIVE,
+    MOVE_MOUNT_F_EMPTY_PATH,
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+    MS_REC,
+    MS_REMOUNT,
+    OPEN_TREE_CLONE,
+    SYS_MOUNT_SETATTR,
+    SYS_MOVE_MOUNT,
+    SYS_OPEN_TREE,
+    SandboxError,
+    check,
+    libc,
+    mount,
+)
+
+SCRATCH = "/run/udocker"
+"""In every container: an empty file system in memory, for what is injected."""
+
+
+def make_directory(path: str) -> None:
+    """Make a directory of the container, with its parents, where there is none."""
+    try:
+        os.makedirs(path, 0o755, exist_ok=True)
+    except OSError as error:
+        raise SandboxError(f"make the directory {path} in the container", error.errno) from error
+
+
+def make_mount_point(path: str, *, directory: bool) -> str:
+    """Make `path` exist in the container as a directory or file; return it without links."""
+    real = os.path.realpath(path)
+    if directory:
+        make_directory(real)
+    elif not os.path.lexists(real):
+        make_directory(os.path.dirname(real))
+        try:
+            os.close(os.open(real, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        except OSError as error:
+            raise SandboxError(f"make the file {path} in the container", error.errno) from error
+    return real
+
+
+def make_readonly(path: str) -> None:
+    """Make the mount at `path` and all below it read-only, as seen from here."""
+    attributes = (ctypes.c_uint64 * 4)(MS_RDONLY, 0, 0, 0)
+    result = libc.syscall(
+        SYS_MOUNT_SETATTR,
+        AT_FDCWD,
+        os.fsencode(path),
+        AT_RECURSIVE,
+        ctypes.byref(attributes),
+        ctypes.sizeof(attributes),
+    )
+    if result < 0:  # before Linux 5.12: one by one
+        for point in _mounts_at_or_below(path):
+            _remount_readonly(point)
+
+
+def _mounts_at_or_below(path: str) -> list[str]:
+    with open("/proc/self/mountinfo", "rb") as file:
+        points = [os.fsdecode(line.split()[4].decode("unicode_escape")) for line in file]
+    below = path.rstrip("/") + "/"
+    return [point for point in points if point == path or point.startswith(below)]
+
+
+def _remount_readonly(path: str) -> None:
+    present = os.statvfs(path).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    mount("", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | present)
+
+
+class Operation:
+    """One change to the container's file system, made while chrooted into it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def open(self) -> None:
+        """Open what is needed of the host, before the root is entered."""
+
+    def apply(self) -> None:
+        """Make the change."""
+
+
+class BindMount(Operation):
+    """A file or directory of the host shows at `path`, with the mounts below it."""
+
+    def __init__(self, source: str, path: str, *, readonly: bool = False) -> None:
+        super().__init__(path)
+        self.source = source
+        self.readonly = readonly
+        self._fd = -1
+        self._detached = False
+
+    def open(self) -> None:
+        flags = OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC
+        path = os.fsencode(self.source)
+        self._fd = libc.syscall(SYS_OPEN_TREE, AT_FDCWD, path, flags)
+        self._detached = self._fd >= 0
+        if self._detached:
+            return
+        try:
+            self._fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError as error:
+            raise SandboxError(f"show {self.source} in the container", error.errno) from error
+
+    def apply(self) -> None:
+        target = make_mount_point(self.path, directory=stat.S_ISDIR(os.stat(self._fd).st_mode))
+        if self._detached:
+            self._attach(target)
+        else:
+            mount(f"/proc/self/fd/{self._fd}", target, "", MS_BIND | MS_REC)
+        os.close(self._fd)
+        if self.readonly:
+            make_readonly(target)
+
+    def _attach(self, target: str) -> None:
+        result = libc.syscall(
+            SYS_MOVE_MOUNT,
+            self._fd,
+            b"",
+            AT_FDCWD,
+            os.fsencode(target),
+            MOVE_MOUNT_F_EMPTY_PATH,
+        )
+        check(result, f"show {self.source} at {self.path} in the container")
+
+
+class TextFile(Operation):
+    """A small file, kept in memory, shows read-only at `path`."""
+
+    count = 0
+
+    def __init__(self, path: str, text: str) -> None:
+        super().__init__(path)
+        self.text = text
+
+    def apply(self) -> None:
+        make_directory(f"{SCRATCH}/files")
+        TextFile.count += 1
+        source = f"{SCRATCH}/files/{TextFile.count}"
+        fd = os.open(source, os.O_CREAT | os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(self.text)
+        target = make_mount_point(self.path, directory=False)
+        mount(source, target, "", MS_BIND)
+        make_readonly(target)
+
+
+class MemoryDirectory(Operation):
+    """An empty file system in memory at `path`."""
+
+    def __init__(self, path: str, options: str = "mode=1777") -> None:
+        super().__init__(path)
+        self.options = options
+
+    def apply(self) -> None:
+        target = make_mount_point(self.path, directory=True)
+        mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, self.options)
+
+
+class Directory(Operation):
+    """A directory exists at `path`."""
+
+    def apply(self) -> None:
+        make_mount_point(self.path, directory=True)
+
+
+class Link(Operation):
+    """A symbolic link stands at `path`, in place of any file there."""
+
+    def __init__(self, target: str, path: str) -> None:
+        super().__init__(path)
+        self.target = target
+
+    def apply(self) -> None:
+        make_directory(os.path.dirname(self.path))
+        try:
+            if os.path.lexists(self.path) and not os.path.isdir(self.path):
+                os.unlink(self.path)
+            os.symlink(self.target, self.path)
+        except OSError as error:
+            raise SandboxError(f"link {self.path} in the container", error.errno) from error
+
+
+class Devices(Operation):
+    """A /dev of its own: the harmless nodes, the host's terminals and shared memory.
+
+    The mode matters: in a sticky directory `> /dev/null` would fail, for O_CREAT there asks who
+    owns the file (protected_regular). The host's pts is kept so that `tty` knows the terminal;
+    its shm, because MPI and NCCL ranks meet there.
+    """
+
+    NODES = ("null", "zero", "full", "random", "urandom", "tty")
+    SHARED = ("pts", "shm", "mqueue", "hugepages")
+    LINKS = {
+        "fd": "/proc/self/fd",
+        "stdin": "/proc/self/fd/0",
+        "stdout": "/proc/self/fd/1",
+        "stderr": "/proc/self/fd/2",
+        "ptmx": "pts/ptmx",
+        "core": "/proc/kcore",
+    }
+
+    def __init__(self) -> None:
+        super().__init__("/dev")
+        names = [name for name in self.NODES + self.SHARED if os.path.lexists(f"/dev/{name}")]
+        self._binds = [BindMount(f"/dev/{name}", f"/dev/{name}") for name in names]
+
+    def open(self) -> None:
+        for bind in self._binds:
+            bind.open()
+
+    def apply(self) -> None:
+        MemoryDirectory(self.path, "mode=755").apply()
+        for bind in self._binds:
+            bind.apply()
+        for name, target in self.LINKS.items():
+            os.symlink(target, f"/dev/{name}")
+        make_directory("/dev/shm")
+
+
+class System(Operation):
+    """/sys: the host's, or in a network namespace of its own a fresh one that shows it."""
+
+    def __init__(self, *, fresh: bool) -> None:
+        super().__init__("/sys")
+        self.fresh = fresh
+        self._host = BindMount("/sys", "/sys")
+
+    def open(self) -> None:
+        self._host.open()
+
+    def apply(self) -> None:
+        target = make_mount_point(self.path, directory=True)
+        if self.fresh:
+            try:
+                mount("sysfs", target, "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+                return
+            except SandboxError:  # a container around us hides parts of /sys: the kernel says no
+                pass
+        self._host.apply()
+
+
+class ReadOnlyRoot(Operation):
+    """Nothing of the root file system can be changed; what is mounted in it can."""
+
+    def __init__(self) -> None:
+        super().__init__("/")
+
+    def apply(self) -> None:
+        _remount_readonly("/")
