@@ -42,7 +42,9 @@ def choose(host: Host, directory: str, asked: str = "") -> UsernsEngine:
     if asked and wanted not in NAMES:
         known = ", ".join((*NAMES, *MODES))
         raise UsageError(f"no engine or execution mode {asked!r}", hint=f"one of: {known}")
-    candidates = [engine for engine in engines(directory, asked.upper()) if wanted in ("", engine.name)]
+    candidates = [
+        engine for engine in engines(directory, asked.upper()) if wanted in ("", engine.name)
+    ]
     if not candidates:
         names = ", ".join(engine.name for engine in engines(directory))
         raise StartError(f"the engine {wanted} is not part of this version; it has: {names}")

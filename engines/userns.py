@@ -114,7 +114,9 @@ class UsernsEngine:
 
     def member(self, lock: Lock) -> int | None:
         """Return a process of the container whose lock this is, as its first one announced it."""
-        pid, _, namespace = os.pread(lock.fd, 100, 0).decode("ascii", "replace").strip().partition(" ")
+        pid, _, namespace = (
+            os.pread(lock.fd, 100, 0).decode("ascii", "replace").strip().partition(" ")
+        )
         others = (name for name in os.listdir("/proc") if name.isdigit())
         for candidate in (pid, *others) if namespace else ():
             try:
@@ -147,7 +149,9 @@ class UsernsEngine:
                 pass
         support = self._probe()
         disk.make_directory(f"{self.directory}/cache")
-        disk.write_whole(path, fastjson.dumps([key, support.step, support.errno]).encode(), sync=False)
+        disk.write_whole(
+            path, fastjson.dumps([key, support.step, support.errno]).encode(), sync=False
+        )
         return support
 
     def _probe(self) -> Support:

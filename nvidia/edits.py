@@ -62,8 +62,10 @@ def gpu_edits(
     """
     program = dict(request.program_env)
     selection = request.selection
-    if selection == "none" or (selection == "auto" and not image_asks(program)):
+    if selection == "none":
         return GpuPlan()
+    if selection == "auto" and not image_asks(program):
+        return GpuPlan(notes=("gpu: the image does not ask for GPUs; --gpu=all gives them anyway",))
     try:
         if selection == "auto":
             selection = _image_selection(program)

@@ -32,10 +32,10 @@ from udocker.errors import (
     RegistryError,
 )
 from udocker.oci import Descriptor, Digest, Manifest
+from udocker.reference import Reference
 from udocker.registry.client import Client
 from udocker.registry.credentials import Credentials
 from udocker.registry.loopback import LoopbackRegistry
-from udocker.reference import Reference
 from udocker.registry.transport import Patience
 from udocker.settings import Settings
 

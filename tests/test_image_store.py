@@ -45,7 +45,12 @@ def test_an_image_is_found_by_name_digest_and_id(store):
     source = Digest.of(b"an index")
     image = add(store, "ubuntu:22.04", source=source)
     digest = image.manifest.digest
-    for name in ("ubuntu:22.04", f"ubuntu@{digest}", f"ubuntu@{source}", "docker.io/library/ubuntu:22.04"):
+    for name in (
+        "ubuntu:22.04",
+        f"ubuntu@{digest}",
+        f"ubuntu@{source}",
+        "docker.io/library/ubuntu:22.04",
+    ):
         assert store.find(Reference.parse(name)) == image
     assert store.find_id(digest.hex[:6]) == image
     assert store.find(Reference.parse("ubuntu")) is None

@@ -38,7 +38,16 @@ def test_a_digest_reads_back_what_it_writes():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "sha256", DIGEST.upper(), DIGEST[:-1], f"md5:{HEX[:32]}", f"sha256:{HEX[:-1]}g", "sha256:../" + HEX[:-3]]
+    "text",
+    [
+        "",
+        "sha256",
+        DIGEST.upper(),
+        DIGEST[:-1],
+        f"md5:{HEX[:32]}",
+        f"sha256:{HEX[:-1]}g",
+        "sha256:../" + HEX[:-3],
+    ],
 )
 def test_other_forms_of_digests_are_refused(text):
     with pytest.raises(InvalidDocument):
@@ -120,9 +129,13 @@ def test_a_broken_config_is_refused_with_the_reason(data, said):
 def test_the_chain_id_names_the_layers_in_their_order():
     # Source: image-spec config.md, "Layer ChainID"
     one, two = "sha256:" + "a" * 64, "sha256:" + "b" * 64
-    chain = ImageConfig.from_bytes(config(rootfs={"type": "layers", "diff_ids": [one, two]})).chain_id
+    chain = ImageConfig.from_bytes(
+        config(rootfs={"type": "layers", "diff_ids": [one, two]})
+    ).chain_id
     assert chain == Digest.of(f"{one} {two}".encode())
-    assert ImageConfig.from_bytes(config(rootfs={"type": "layers", "diff_ids": [one]})).chain_id == Digest.parse(one)
+    assert ImageConfig.from_bytes(
+        config(rootfs={"type": "layers", "diff_ids": [one]})
+    ).chain_id == Digest.parse(one)
 
 
 KEYS = ("manifests", "mediaType", "digest", "size", "config", "layers", "platform", "rootfs")

@@ -40,7 +40,9 @@ def test_entrypoint_and_command_follow_dockers_rules(entrypoint, cmd, given, arg
 @pytest.mark.parametrize("given", [None, ""])
 def test_nothing_to_run_is_an_error(given):
     with pytest.raises(StartError, match="no program"):
-        arguments(config(entrypoint=("/e",) if given == "" else ()), ProcessRequest(entrypoint=given))
+        arguments(
+            config(entrypoint=("/e",) if given == "" else ()), ProcessRequest(entrypoint=given)
+        )
 
 
 def test_path_and_home_are_there_when_the_image_says_nothing():
@@ -49,9 +51,20 @@ def test_path_and_home_are_there_when_the_image_says_nothing():
 
 
 def test_of_the_hosts_environment_only_what_a_job_needs_passes():
-    host = {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0", "SECRET": "s", "HOME": "/home/u", "LANG": "C", "CUDA_HOME": "/opt"}
+    host = {
+        "SLURM_JOB_ID": "7",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "SECRET": "s",
+        "HOME": "/home/u",
+        "LANG": "C",
+        "CUDA_HOME": "/opt",
+    }
     passed = env(host=host)
-    assert (passed["SLURM_JOB_ID"], passed["CUDA_VISIBLE_DEVICES"], passed["LANG"]) == ("7", "0", "C")
+    assert (passed["SLURM_JOB_ID"], passed["CUDA_VISIBLE_DEVICES"], passed["LANG"]) == (
+        "7",
+        "0",
+        "C",
+    )
     assert not {"SECRET", "CUDA_HOME"} & passed.keys()
     assert passed["HOME"] == "/root"
 

@@ -10,7 +10,18 @@ import time
 
 import pytest
 from images import COMPRESSIONS, add_image, add_index
-from registries import PASSWORD, USER, DockerRegistry, Layout, Proxy, Tls, TokenServer, body, needs, status
+from registries import (
+    PASSWORD,
+    USER,
+    DockerRegistry,
+    Layout,
+    Proxy,
+    Tls,
+    TokenServer,
+    body,
+    needs,
+    status,
+)
 from tarballs import archive, file, folder, hard_link, symlink
 
 BASE = archive(folder("etc"), file("etc/name", b"base\n"), file("etc/gone", b"x"), folder("srv"))
@@ -132,7 +143,9 @@ def test_an_image_is_pulled_by_digest_and_then_needs_no_registry(unprivileged, r
     registry.start()
 
 
-def test_basic_and_token_credentials_are_used_and_their_lack_is_said(unprivileged, layout, tmp_path):
+def test_basic_and_token_credentials_are_used_and_their_lack_is_said(
+    unprivileged, layout, tmp_path
+):
     tls = Tls.make(tmp_path)
     add_image(layout, "img:1", [BASE])
     with DockerRegistry(tmp_path / "basic", passwords=True) as basic:
@@ -192,7 +205,9 @@ def test_wrong_bytes_get_no_name(unprivileged, registry, layout, wrong):
 def test_a_layer_that_is_not_what_the_config_says_is_refused(unprivileged, registry, layout):
     entry = add_image(layout, "good:1", [BASE])
     document = json.loads(layout.read(entry))
-    document["layers"] = [layout.blob(COMPRESSIONS["+gzip"](TOP), document["layers"][0]["mediaType"])]
+    document["layers"] = [
+        layout.blob(COMPRESSIONS["+gzip"](TOP), document["layers"][0]["mediaType"])
+    ]
     layout.add_document("bad:1", document)
     registry.push(layout, "bad:1", "bad:1")
     done = unprivileged.udocker("pull", f"{registry.host}/bad:1", check=False)
@@ -238,7 +253,11 @@ def test_a_killed_pull_is_continued_where_it_was(unprivileged, registry, layout)
 def collected(user):
     directory = f"{user.udocker_dir}/partial"
     try:
-        return max(os.stat(f"{directory}/{n}").st_size for n in os.listdir(directory) if n.startswith("sha256-"))
+        return max(
+            os.stat(f"{directory}/{n}").st_size
+            for n in os.listdir(directory)
+            if n.startswith("sha256-")
+        )
     except (OSError, ValueError):
         return 0
 
@@ -264,7 +283,8 @@ def test_a_full_disk_is_said_and_the_next_pull_works(unprivileged, registry, lay
     push(registry, layout, layers=(BASE, LARGE), compression="")
     small = f"{unprivileged.home}/small"
     os.mkdir(small)
-    script = f"mount -t tmpfs -o size=2m t {small} && {unprivileged.python} -m udocker pull {registry.host}/img:1; echo $?"
+    pull = f"{unprivileged.python} -m udocker pull {registry.host}/img:1"
+    script = f"mount -t tmpfs -o size=2m t {small} && {pull}; echo $?"
     inside = ["unshare", "-Urm", "sh", "-c", script]
     unprivileged.own(small)
     done = unprivileged.run(inside, env={"UDOCKER_DIR": f"{small}/store"})

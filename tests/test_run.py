@@ -123,7 +123,10 @@ def test_a_container_survives_and_runs_again_with_what_it_was_made_with(user, im
     assert "['kept']" in user.udocker("ps").stdout
     assert json.loads(user.udocker("inspect", "kept").stdout)["id"] == identifier
     user.udocker("rm", "kept")
-    assert run(user, "kept", "true", check=False, env={"HTTPS_PROXY": "http://127.0.0.1:1"}).returncode == 125
+    assert (
+        run(user, "kept", "true", check=False, env={"HTTPS_PROXY": "http://127.0.0.1:1"}).returncode
+        == 125
+    )
 
 
 def test_volumes_show_host_files_and_take_writes_as_the_user(user, image):
@@ -131,7 +134,19 @@ def test_volumes_show_host_files_and_take_writes_as_the_user(user, image):
     os.mkdir(shared)
     user.own(shared)
     script = "echo new > /data/made; echo x > /ro/denied"
-    done = run(user, "--rm", "-v", f"{shared}:/data", "-v", f"{shared}:/ro:ro", image, "sh", "-c", script, check=False)
+    done = run(
+        user,
+        "--rm",
+        "-v",
+        f"{shared}:/data",
+        "-v",
+        f"{shared}:/ro:ro",
+        image,
+        "sh",
+        "-c",
+        script,
+        check=False,
+    )
     assert "Read-only" in done.stderr
     assert os.listdir(shared) == ["made"]
     assert os.stat(f"{shared}/made").st_uid == user.uid
@@ -152,11 +167,19 @@ def test_the_program_is_root_or_keeps_the_callers_id_in_a_parallel_step(user, im
     own = str(user.uid)
     for words, env in ((["--userns=keep-id"], {}), (["--hostauth"], {}), ([], {"PMIX_RANK": "0"})):
         assert run(user, "--rm", *words, image, *script, env=env).stdout.split()[0] == own
-    assert run(user, "--rm", "--userns=host", image, *script, env={"PMIX_RANK": "0"}).stdout.split()[0] == "0"
+    assert (
+        run(user, "--rm", "--userns=host", image, *script, env={"PMIX_RANK": "0"}).stdout.split()[0]
+        == "0"
+    )
 
 
 def test_the_jobs_variables_pass(user, image):
-    env = {"SLURM_JOB_ID": "7", "PMIX_RANK": "3", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
+    env = {
+        "SLURM_JOB_ID": "7",
+        "PMIX_RANK": "3",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "2",
+    }
     seen = run(user, "--rm", image, "env", env=env).stdout.splitlines()
     for name, value in env.items():
         assert f"{name}={value}" in seen
@@ -182,7 +205,17 @@ def test_a_dry_run_prints_a_command_that_can_be_pasted_and_makes_nothing(user, i
 
 
 def test_many_runs_of_one_image_at_once_all_work(user, image):
-    command = [user.python, "-m", "udocker", "run", "--rm", image, "sh", "-c", "echo $0 > /f; cat /f"]
+    command = [
+        user.python,
+        "-m",
+        "udocker",
+        "run",
+        "--rm",
+        image,
+        "sh",
+        "-c",
+        "echo $0 > /f; cat /f",
+    ]
     runs = [user.popen([*command, str(n)], stdout=subprocess.PIPE, text=True) for n in range(20)]
     said = [run.communicate(timeout=120)[0] for run in runs]
     assert said == [f"{n}\n" for n in range(20)]
@@ -191,7 +224,16 @@ def test_many_runs_of_one_image_at_once_all_work(user, image):
 
 def test_many_runs_of_one_container_at_once_share_its_files(user, image):
     user.udocker("create", "--name=shared", image)
-    command = [user.python, "-m", "udocker", "run", "shared", "sh", "-c", "echo $0 > /f$0; sleep 0.3"]
+    command = [
+        user.python,
+        "-m",
+        "udocker",
+        "run",
+        "shared",
+        "sh",
+        "-c",
+        "echo $0 > /f$0; sleep 0.3",
+    ]
     runs = [user.popen([*command, str(n)]) for n in range(8)]
     assert [run.wait(60) for run in runs] == [0] * 8
     assert run(user, "shared", "sh", "-c", "cat /f? | sort").stdout.split() == list("01234567")
@@ -242,7 +284,18 @@ def _is_zombie(pid):
 
 def test_the_terminal_is_the_callers(user, image):
     outer, inner = pty.openpty()
-    command = [user.python, "-m", "udocker", "run", "--rm", "-it", image, "sh", "-c", "test -t 0 && tty"]
+    command = [
+        user.python,
+        "-m",
+        "udocker",
+        "run",
+        "--rm",
+        "-it",
+        image,
+        "sh",
+        "-c",
+        "test -t 0 && tty",
+    ]
     process = user.popen(command, stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
     os.close(inner)
     assert process.wait(30) == 0
@@ -263,14 +316,18 @@ def test_an_image_with_containers_is_removed_only_by_force(unprivileged, image):
 def test_a_flat_copy_is_a_container_too(user, image):
     user.udocker("create", "--name=flat", "--execmode=N1", image)
     run(user, "flat", "sh", "-c", "mkdir /d; mv /etc /d/etc; echo x > /bin/new")
-    assert run(user, "flat", "sh", "-c", "cat /d/etc/greeting; mount | head -n 1").stdout.startswith("hello\n")
+    assert run(
+        user, "flat", "sh", "-c", "cat /d/etc/greeting; mount | head -n 1"
+    ).stdout.startswith("hello\n")
     assert "overlay on / " not in run(user, "flat", "mount").stdout
     assert run(user, "--rm", image, "cat", "/etc/greeting").stdout == "hello\n"
     user.udocker("rm", "flat")
 
 
 def test_fake_root_can_do_what_package_managers_do(user, image):
-    script = "touch /f && chown 7:8 /f && chgrp 9 /f && mknod /dev/x c 1 3 && chmod 4755 /f && echo ok"
+    script = (
+        "touch /f && chown 7:8 /f && chgrp 9 /f && mknod /dev/x c 1 3 && chmod 4755 /f && echo ok"
+    )
     assert run(user, "--rm", image, "sh", "-c", script).stdout == "ok\n"
 
 

@@ -64,11 +64,23 @@ def test_a_missing_env_file_is_an_error():
 
 def test_what_callers_of_udocker_1_3_pass_is_accepted():
     # Source: the command lines that cwltool 3.3 and miniwdl 1.16 make
-    made = request("--nobanner", "--volume=/tmp:/data:rw", "--workdir=/data", "--rm", "--env=A=b", "img", "/bin/sh", "-c", "x")
+    made = request(
+        "--nobanner",
+        "--volume=/tmp:/data:rw",
+        "--workdir=/data",
+        "--rm",
+        "--env=A=b",
+        "img",
+        "/bin/sh",
+        "-c",
+        "x",
+    )
     assert (made.remove, made.working_dir, made.args) == (True, "/data", ("/bin/sh", "-c", "x"))
 
 
-@pytest.mark.parametrize(("ports", "told"), [("80:80", 0), ("8080:80", 1), ("127.0.0.1:8080:80/tcp", 1), ("80", 0)])
+@pytest.mark.parametrize(
+    ("ports", "told"), [("80:80", 0), ("8080:80", 1), ("127.0.0.1:8080:80/tcp", 1), ("80", 0)]
+)
 def test_a_published_port_that_is_another_inside_is_told(ports, told):
     assert len(request("-p", ports, "img").notes) == told
 
@@ -81,7 +93,14 @@ def test_the_home_directory_shows_unless_it_is_left_out():
 
 @pytest.mark.parametrize(
     "given",
-    [("--network=bridge",), ("--pull=sometimes",), ("--hostname", "a b"), ("--userns=x",), ("--device=/etc/passwd",), ("--tmpfs=tmp",)],
+    [
+        ("--network=bridge",),
+        ("--pull=sometimes",),
+        ("--hostname", "a b"),
+        ("--userns=x",),
+        ("--device=/etc/passwd",),
+        ("--tmpfs=tmp",),
+    ],
 )
 def test_words_that_cannot_be_meant_are_refused(given):
     with pytest.raises(UsageError):

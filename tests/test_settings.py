@@ -26,7 +26,8 @@ def test_a_false_word_is_false(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("UDOCKER_INSECURE", "perhaps"), ("UDOCKER_JOBS", "-1"), ("UDOCKER_DIR", "/a:b")]
+    ("variable", "value"),
+    [("UDOCKER_INSECURE", "perhaps"), ("UDOCKER_JOBS", "-1"), ("UDOCKER_DIR", "/a:b")],
 )
 def test_a_value_of_the_wrong_kind_is_named(tmp_path, variable, value):
     with pytest.raises(UsageError, match=value):

@@ -28,7 +28,12 @@ OPTIONS = (
 )
 def test_words_are_read_as_docker_reads_them(line, env, tty, gpu, rest):
     values, _, others = parse(line.split(), OPTIONS)
-    assert (values.all("env"), values.flag("tty"), values.last("gpu"), others) == (env, tty, gpu, rest)
+    assert (values.all("env"), values.flag("tty"), values.last("gpu"), others) == (
+        env,
+        tty,
+        gpu,
+        rest,
+    )
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,9 @@ def _passwd_home() -> str:
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
-        raise UsageError("this user has no home directory", hint="set HOME or UDOCKER_DIR") from None
+        raise UsageError(
+            "this user has no home directory", hint="set HOME or UDOCKER_DIR"
+        ) from None
 
 
 def _read_file(path: str) -> dict[str, Any]:

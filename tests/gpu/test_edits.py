@@ -186,8 +186,9 @@ def test_the_variable_of_cuda_follows_the_selection(plan, selection, environment
 def test_auto_is_on_when_the_image_asks(plan, env, on):
     made = plan("auto", env=env)
     assert bool(made.gpus) == on
-    assert made.notes == ()
-    assert on or made == GpuPlan()
+    assert on or made == GpuPlan(notes=made.notes)
+    assert [note for note in made.notes if "does not ask" in note] == list(made.notes)
+    assert bool(made.notes) != on
 
 
 def test_the_image_may_name_the_gpus(plan):

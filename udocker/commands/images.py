@@ -31,6 +31,9 @@ def command(settings: Settings, quiet: bool, long: bool, show_platform: bool) ->
         row = [name, image.short_id, console.human_size(size)]
         rows.append([*row, str(image.manifest.platform)] if show_platform else row)
         if long:
-            rows += [[f"  {layer.digest}", "", console.human_size(layer.size_bytes)] for layer in manifest.layers]
+            rows += [
+                [f"  {layer.digest}", "", console.human_size(layer.size_bytes)]
+                for layer in manifest.layers
+            ]
     header = ["REPOSITORY:TAG", "IMAGE ID", "SIZE"]
     console.table([*header, "PLATFORM"] if show_platform else header, rows)

@@ -12,7 +12,9 @@ from udocker.settings import Settings
 
 
 @click.command()
-@click.option("-u", "--username", metavar="NAME", help="Name at the registry; asked for if missing.")
+@click.option(
+    "-u", "--username", metavar="NAME", help="Name at the registry; asked for if missing."
+)
 @click.option("-p", "--password", metavar="TEXT", help="Password; others can see it, so rather:")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @click.option("--registry", metavar="HOST", help="The registry; the same as naming it.")

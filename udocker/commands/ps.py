@@ -16,9 +16,7 @@ from udocker.settings import Settings
 @click.option("-m", "modes", is_flag=True, help="Accepted.")
 @click.option("-s", "sizes", is_flag=True, help="Accepted.")
 @click.pass_obj
-def command(
-    settings: Settings, quiet: bool, everything: bool, modes: bool, sizes: bool
-) -> None:
+def command(settings: Settings, quiet: bool, everything: bool, modes: bool, sizes: bool) -> None:
     """List containers, oldest first."""
     store = Stores(settings).containers
     store.remove_leftovers()

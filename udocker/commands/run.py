@@ -44,9 +44,7 @@ class _Run:
             self.host, self.settings.directory, request.engine or self.settings.engine
         )
         kept = self.stores.containers.find(target)
-        container = kept or self.stores.plan_container(
-            target, request, options, list(request.args)
-        )
+        container = kept or self.stores.plan_container(target, request, options, list(request.args))
         if request.dry_run:
             rootfs = engine.rootfs(self.host, container) if kept else Rootfs(container.tree)
             console.put(str(engine.plan(self._spec(container, request, rootfs))))

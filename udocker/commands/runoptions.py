@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 OPTIONS = (
     Option(("--rm",), FLAG, "Remove the container when its program ends."),
     Option(("--name",), VALUE, "Name the container.", "NAME"),
-    Option(("-e", "--env"), VALUE, "Set a variable; NAME alone takes the caller's value.", "NAME[=VALUE]"),
+    Option(
+        ("-e", "--env"),
+        VALUE,
+        "Set a variable; NAME alone takes the caller's value.",
+        "NAME[=VALUE]",
+    ),
     Option(("--env-file",), VALUE, "Set the variables that a file lists.", "FILE"),
     Option(("-v", "--volume"), VALUE, "Show a host path in the container.", "SRC[:DST[:ro]]"),
     Option(("-w", "--workdir"), VALUE, "Directory that the program starts in.", "DIR"),
@@ -31,7 +36,12 @@ OPTIONS = (
     Option(("--hostname", "-h"), VALUE, "Host name in the container.", "NAME"),
     Option(("--read-only",), FLAG, "Let the program change nothing but mounts."),
     Option(("--tmpfs",), VALUE, "Put an empty directory in memory there.", "DIR"),
-    Option(("--network", "--net"), VALUE, "host (the default), or none: only the loopback.", "host|none"),
+    Option(
+        ("--network", "--net"),
+        VALUE,
+        "host (the default), or none: only the loopback.",
+        "host|none",
+    ),
     Option(("--device",), VALUE, "Show a device node of the host.", "SRC[:DST]"),
     Option(("--pull",), VALUE, "When to ask the registry.", "missing|always|newer|never"),
     Option(("--platform",), VALUE, "Platform of the image to pull.", "OS/ARCH[/VARIANT]"),
@@ -45,14 +55,21 @@ OPTIONS = (
     ),
     Option(("--gpus",), VALUE, "The same in docker's syntax: all, N, device=0,1.", "SEL"),
     Option(("--nv", "--nvidia"), FLAG, "The same as --gpu."),
-    Option(("--gpu-caps",), VALUE, "Driver capabilities: compute,utility,video,graphics,...", "LIST"),
+    Option(
+        ("--gpu-caps",), VALUE, "Driver capabilities: compute,utility,video,graphics,...", "LIST"
+    ),
     Option(("--hostenv",), FLAG, "Pass the whole environment."),
     Option(("--hostauth",), FLAG, "The same as --userns keep-id."),
     Option(("--bindhome",), FLAG, "Show the home directory at its own path."),
     Option(("--novol",), VALUE, "Leave out a volume that other options name.", "DST"),
     Option(("--dry-run",), FLAG, "Show the command that would run, and run nothing."),
     Option(("--engine", "--execmode"), VALUE, "Engine or execution mode to run with.", "NAME|MODE"),
-    Option(("-p", "--publish"), VALUE, "Accepted; on the host's network every port is the host's.", "PORTS"),
+    Option(
+        ("-p", "--publish"),
+        VALUE,
+        "Accepted; on the host's network every port is the host's.",
+        "PORTS",
+    ),
     Option(("-P", "--publish-all"), FLAG, "Accepted, as --publish."),
     Option(("--nobanner",), FLAG, "Accepted; there is no banner."),
     Option(("--containerauth",), FLAG, "Accepted; the image's accounts are always used."),
@@ -64,13 +81,22 @@ OPTIONS = (
 )
 PULL = ("missing", "always", "newer", "never", "reuse")
 NETWORKS = ("host", "none")
-_VOLUME_WORDS = {"ro", "rw", "z", "Z", "rbind", "bind", "rprivate", "rslave", "rshared", "consistent"}
+_VOLUME_WORDS = {
+    "ro",
+    "rw",
+    "z",
+    "Z",
+    "rbind",
+    "bind",
+    "rprivate",
+    "rslave",
+    "rshared",
+    "consistent",
+}
 _VOLUME_WORDS |= {"cached", "delegated", "nosuid", "nodev", "exec", "suid"}
 
 
-def make_request(
-    values: Values, args: Sequence[str], environment: Mapping[str, str]
-) -> RunRequest:
+def make_request(values: Values, args: Sequence[str], environment: Mapping[str, str]) -> RunRequest:
     """Return what the words ask for. Raises UsageError where they make no sense."""
     files = [read_env_file(path) for path in values.all("env_file")]
     given = tuple(parse_variable(text) for text in values.all("env"))

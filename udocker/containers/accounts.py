@@ -1,4 +1,4 @@
-"""Users and groups as the container's passwd and group files know them. Source: passwd(5), group(5)."""
+"""Users and groups as the container's files know them. Source: passwd(5), group(5)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Accounts:
         return self._text("/etc/group")
 
     def user(self, text: str) -> User:
-        """Return the user that `NAME|UID[:GROUP|GID]` means. Raises StartError when there is none."""
+        """Return the user that `NAME|UID[:GROUP|GID]` means. Raises StartError if there is none."""
         name, _, group = text.partition(":")
         entry = self._by_name_or_id(self.passwd(), name) if name else None
         if entry:

@@ -24,7 +24,9 @@ def name_files(host: Host, hostname: str | None, network: str) -> tuple[TextFile
     """Return /etc/hostname and /etc/hosts for a container with a name of its own."""
     if hostname is None and network == "host":
         return ()
-    base = host.text("/etc/hosts") if network == "host" else "127.0.0.1\tlocalhost\n::1\tlocalhost\n"
+    base = (
+        host.text("/etc/hosts") if network == "host" else "127.0.0.1\tlocalhost\n::1\tlocalhost\n"
+    )
     if hostname is None:
         return (TextFile("/etc/hosts", base),)
     hosts = f"{base.rstrip()}\n127.0.1.1\t{hostname}\n"

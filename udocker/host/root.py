@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_LINKS = 40
-"""Symbolic links followed in one path, as many as the kernel follows. Source: path_resolution(7)."""
+"""Links followed in one path, as many as the kernel follows. Source: path_resolution(7)."""
 
 
 class Root:

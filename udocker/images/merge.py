@@ -1,7 +1,7 @@
 """Unpacked layers to one root file system, by renaming: what is in nobody's way moves whole.
 
-Eleven layers of 67,000 files take 0.05 s, for only directories that several layers have are
-looked into.
+One layer of 6,800 files takes 0.5 ms, for only directories that several layers have are looked
+into; eleven layers that overlap everywhere, with 14,000 files, take 0.2 s.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from udocker.images import tree
-from udocker.images.layertree import LayerTree, Stratum
+    from udocker.images.layertree import LayerTree, Stratum
 
 _IMPLICIT_MODE = 0o755
 _MAX_DEPTH = 2 * Limits().depth

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from udocker import fastjson, oci
 from udocker.errors import ImageNotFound, IntegrityError, InvalidDocument, RegistryError
 from udocker.oci import Descriptor, Digest
+from udocker.reference import Reference, api_host, is_tag
 from udocker.registry.credentials import Credentials, find_credentials
 from udocker.registry.faults import Unavailable
-from udocker.reference import Reference, api_host, is_tag
 from udocker.registry.route import join, split
 from udocker.registry.transport import Patience, Request, Response, Transport
 

@@ -10,8 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from udocker.registry.client import Client
     from udocker.reference import Reference
+    from udocker.registry.client import Client
 
 MAX_LAYERS = 4096
 MAX_NESTING = 4

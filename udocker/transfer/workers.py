@@ -73,7 +73,7 @@ def run(
     """
     queue, feed = os.pipe()
     listen, pipe = os.pipe()
-    os.write(feed, bytes().join(item.to_bytes(4, "little") for item in order[: 1 << 13]))
+    os.write(feed, b"".join(item.to_bytes(4, "little") for item in order[: 1 << 13]))
     os.close(feed)
     children = [_fork(work, queue, pipe, (listen,)) for _ in range(min(processes, count))]
     os.close(queue)
