@@ -275,7 +275,7 @@ class ImageConfig:
 
     @property
     def chain_id(self) -> Digest:
-        """The digest of all layers in their order. Source: image-spec config.md, "Layer ChainID"."""
+        """The digest of all layers in order. Source: image-spec config.md, "Layer ChainID"."""
         import hashlib
 
         if not self.diff_ids:

@@ -204,11 +204,17 @@ class Podman(Tool):
 
     name = "podman"
     program = "podman"
+    _runtime: Sequence[str] = ()
+    _cgroups: Sequence[str] = ("--cgroups=disabled",)
 
     def prepare(self) -> None:
-        """Pull."""
+        """Pull; take runc where podman's first choice refuses this machine's cgroups."""
         self.fresh()
         self.pull()
+        try:
+            self.start()
+        except Refused:
+            self._runtime, self._cgroups = ["--runtime=runc"], []
 
     def fresh(self) -> None:
         """Start without images."""
@@ -223,8 +229,10 @@ class Podman(Tool):
 
     def start(self) -> None:
         """Run from the image."""
-        host = ("--network=host", "--cgroups=disabled", "--pull=never")
-        self._podman("run", "--rm", *host, self.bench.reference, "/bin/true")
+        host = ("--network=host", "--pull=never", *self._cgroups)
+        # where the limits that it would set are higher than a user may have
+        limits = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000")
+        self._podman("run", "--rm", *host, *limits, self.bench.reference, "/bin/true")
 
     def close(self) -> None:
         """End the process that holds podman's user namespace, and what it leaves in memory."""
@@ -236,7 +244,7 @@ class Podman(Tool):
                 os.unlink(f"/dev/shm/libpod_rootless_lock_{UID}")
 
     def _podman(self, *words: str) -> None:
-        self.bench.run([*self._command, "--cgroup-manager=cgroupfs", *words])
+        self.bench.run([*self._command, *self._runtime, "--cgroup-manager=cgroupfs", *words])
 
 
 class Bwrap(Tool):
@@ -258,8 +266,9 @@ class Crun(Tool):
 
     def prepare(self) -> None:
         """Write the bundle."""
-        self._bundle = self.bench.fresh("bundle")
-        self.bench.run(["sh", "-c", 'cd "$1" && crun spec --rootless', "sh", self._bundle])
+        self._bundle = self.bench.fresh(f"bundle-{self.name}")
+        make = 'cd "$1" && "$2" spec --rootless'
+        self.bench.run(["sh", "-c", make, "sh", self._bundle, self.program])
         path = os.path.join(self._bundle, "config.json")
         with open(path) as file:
             spec = json.load(file)
@@ -270,8 +279,23 @@ class Crun(Tool):
 
     def start(self) -> None:
         """Run the bundle."""
-        words = ["--cgroup-manager=disabled", "run", "--bundle", self._bundle, "bench"]
-        self.bench.run(["crun", *words])
+        words = ["run", "--bundle", self._bundle, f"bench-{os.getpid()}"]
+        self.bench.run([self.program, *self.options(), *words])
+
+    def options(self) -> list[str]:
+        """What it needs to run without cgroups of its own."""
+        return ["--cgroup-manager=disabled"]
+
+
+class Runc(Crun):
+    """The other OCI runtime."""
+
+    name = "runc"
+    program = "runc"
+
+    def options(self) -> list[str]:
+        """Where it keeps its state; it does without cgroups by itself."""
+        return ["--root", os.path.join(self.bench.scratch, "runc")]
 
 
 class SkopeoUmoci(Tool):
@@ -472,7 +496,7 @@ def tools_for(bench: Bench, what: str, older: str | None) -> list[Tool]:
     others = [OlderUdocker(bench, older)] if older else []
     if what == "start":
         own = [Floor(bench), Udocker(bench)]
-        return [*own, Bwrap(bench), Crun(bench), Podman(bench), *others]
+        return [*own, Bwrap(bench), Crun(bench), Runc(bench), Podman(bench), *others]
     return [Udocker(bench), SkopeoUmoci(bench), Podman(bench), *others]
 
 

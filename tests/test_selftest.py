@@ -1,0 +1,267 @@
+"""`udocker selftest` tells what works, fails where something does not, and leaves no trace."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import pytest
+from gpu import drivertree
+from registries import needs
+
+from udocker.errors import UdockerError
+from udocker.host.root import Root
+from udocker.images.decompress import chunks
+from udocker.oci import Index, Manifest
+from udocker.selftest import checks, sample, trial
+from udocker.selftest.bench import UNBLOCK, Bench, Outcome, launcher
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+FAKENODE = os.path.join(ROOT, "tests", "gpu", "fakenode.sh")
+NO_NAMESPACES = "echo 0 >/proc/sys/user/max_user_namespaces; exec "
+
+
+# The whole command
+
+
+def test_a_user_learns_which_engine_is_usable(unprivileged):
+    before = sorted(os.walk(unprivileged.home))
+    done = unprivileged.udocker("selftest")
+    header, row = (line.split() for line in done.stdout.splitlines()[:2])
+    assert header == ["ENGINE", "RESULT", "START-UP", "GPU"]
+    assert row[:2] == ["userns", "usable"] and int(row[2]) > 0
+    assert "checking the engine userns" in done.stderr
+    assert done.stderr.count(": done (") == 3  # a line for each layer
+    assert sorted(os.walk(unprivileged.home)) == before
+
+
+def test_images_and_settings_of_the_user_do_not_matter_and_stay(unprivileged):
+    os.mkdir(unprivileged.udocker_dir)
+    with open(f"{unprivileged.udocker_dir}/udocker.conf", "w") as file:
+        file.write("engine = proot\nregistry = nowhere.invalid\nquiet = true\n")
+    unprivileged.own(unprivileged.udocker_dir)
+    before = sorted(os.walk(unprivileged.home))
+    proxy = {"http_proxy": "http://127.0.0.1:9", "UDOCKER_DEFAULT_EXECUTION_MODE": "P1"}
+    done = unprivileged.udocker("selftest", env=proxy)
+    assert "usable" in done.stdout and done.stderr == ""
+    assert sorted(os.walk(unprivileged.home)) == before
+
+
+def test_where_namespaces_are_off_the_obstacle_is_told(unprivileged):
+    udocker = f"{unprivileged.python} -m udocker selftest"
+    words = ["unshare", "-U", "-c", "--keep-caps", "sh", "-c", NO_NAMESPACES + udocker]
+    done = unprivileged.run(words, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "user namespaces are limited to 0 here" in done.stdout
+    assert os.listdir(unprivileged.home) == ["tmp"]
+
+
+def test_without_a_standard_input_nothing_changes(unprivileged):
+    words = ["sh", "-c", f"exec {unprivileged.python} -m udocker -q selftest <&-"]
+    assert "usable" in unprivileged.run(words).stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ended_early_it_leaves_nothing(unprivileged, number):
+    words = [unprivileged.python, "-m", "udocker", "selftest"]
+    process = unprivileged.popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    with process.stderr:
+        while b"checking" not in process.stderr.readline():
+            assert process.poll() is None
+        assert os.listdir(unprivileged.udocker_dir)
+        time.sleep(0.1)  # somewhere in the checks
+        process.send_signal(number)
+        process.stderr.read()
+    assert process.wait(30) == 130
+    assert os.listdir(unprivileged.home) == ["tmp"]
+
+
+def test_what_killed_trials_left_is_removed_and_what_others_do_is_not(unprivileged):
+    node = os.uname().nodename
+    store = unprivileged.udocker_dir
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    names = [f"selftest.{node}-{pid}.0123abcd" for pid in (gone.pid, os.getpid())]
+    for name in names:
+        os.makedirs(f"{store}/{name}/store")
+    unprivileged.own(store)
+    unprivileged.udocker("selftest")
+    assert os.listdir(store) == names[1:]
+
+
+def test_where_the_store_cannot_be_made_another_directory_is_tried(unprivileged):
+    done = unprivileged.udocker("selftest", env={"UDOCKER_DIR": "/proc/store"})
+    assert "images cannot be kept here" in done.stderr and "/proc/store" in done.stderr
+    assert "usable" in done.stdout
+    assert os.listdir(f"{unprivileged.home}/tmp") == []
+
+
+@pytest.mark.root
+def test_gpus_of_the_node_are_seen_in_containers(tmp_path):
+    tree = drivertree.build(str(tmp_path / "tree"), gpus=2)
+    udocker = [*launcher(), f"--repo={tmp_path}/store", "selftest"]
+    words = [FAKENODE, "--null-nodes", tree, *udocker]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "usable" in done.stdout and "2 x NVIDIA Fake GPU" in done.stdout
+
+
+# Checks
+
+
+STUBS = {
+    "does nothing": "pass",
+    "fails": "raise SystemExit(1)",
+    # Runs the program on the host itself: containers without walls.
+    "hides nothing": (
+        "import os, sys; words = sys.argv[1:]; at = words.index('image'); "
+        "os.execvp(words[at + 1], words[at + 1:])"
+    ),
+}
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """A function that makes a bench whose udocker is a stub."""
+    (tmp_path / "store" / "containers").mkdir(parents=True)
+
+    def make(stub):
+        words = (sys.executable, "-I", "-S", "-c", f"{UNBLOCK}; {STUBS[stub]}")
+        return Bench(str(tmp_path), "image", dict(os.environ), words, "stub")
+
+    return make
+
+
+@pytest.mark.parametrize("check", checks.CHECKS)
+def test_every_check_fails_where_engines_do_nothing_or_fail(bench, check):
+    for stub in ("does nothing", "fails"):
+        if trial.failures_of(bench(stub), [check]):
+            return
+    pytest.fail("it always holds")
+
+
+def test_an_engine_that_hides_nothing_is_found_out(bench):
+    failures = trial.failures_of(bench("hides nothing"), checks.CHECKS)
+    found = {failure.check: failure.detail for failure in failures}
+    assert os.path.realpath(sys.executable) in found["files of the host do not show"]
+    assert "a volume shows and keeps files of the caller" in found
+    assert "devices and proc are there" not in found
+
+
+def test_every_check_is_in_the_list():
+    shape = {"bench": "Bench", "return": "None"}
+    made = [f for f in vars(checks).values() if getattr(f, "__annotations__", None) == shape]
+    assert tuple(made) == checks.CHECKS
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected", "message"),
+    [
+        (Outcome(0, b"a", b""), (b"a", 0), None),
+        (Outcome(0, b"a", b""), (None, 0), None),
+        (Outcome(7, b"", b"why"), (b"", 0), "exit code 7, not 0: why"),
+        (Outcome(0, b"b\nc", b""), (b"a", 0), "output b; c, not a"),
+        (Outcome(0, b"", b""), (b"a", 0), "output nothing, not a"),
+    ],
+)
+def test_a_failure_says_what_was_expected(outcome, expected, message):
+    output, code = expected
+    if message is None:
+        outcome.expect(output, code=code)
+        return
+    with pytest.raises(UdockerError) as caught:
+        outcome.expect(output, code=code)
+    assert caught.value.message == message
+
+
+# The image
+
+
+def members(layout):
+    """Return what the layers of the sample image hold, by name: a link's target, or bytes."""
+    with open(f"{layout}/index.json", "rb") as file:
+        (entry,) = Index.from_bytes(file.read()).manifests
+    with open(f"{layout}/blobs/sha256/{entry.digest.hex}", "rb") as file:
+        manifest = Manifest.from_bytes(file.read(), entry.media_type)
+    found = {}
+    for layer in manifest.layers:
+        with open(f"{layout}/blobs/sha256/{layer.digest.hex}", "rb") as file:
+            stream = io.BytesIO(b"".join(chunks([file.read()])))
+        with tarfile.open(fileobj=stream) as archive:
+            for member in archive:
+                data = archive.extractfile(member).read() if member.isreg() else member.linkname
+                found[member.name] = data
+    return found
+
+
+@pytest.fixture
+def host(tmp_path):
+    """A function that makes a host of one static binary and of files, links and scripts."""
+    needs("busybox")
+    root = str(tmp_path / "host")
+
+    def make(binary, others):
+        os.makedirs(os.path.dirname(root + binary))
+        shutil.copy(shutil.which("busybox"), root + binary)
+        for path, text in others.items():
+            os.makedirs(os.path.dirname(root + path), exist_ok=True)
+            if text.startswith("#!"):
+                with open(os.open(root + path, os.O_WRONLY | os.O_CREAT, 0o755), "w") as file:
+                    file.write(text)
+            else:
+                os.symlink(text, root + path)
+        return Root(root)
+
+    return make
+
+
+def test_programs_of_a_busybox_are_links_to_it(host, tmp_path):
+    programs = {f"/bin/{name}": "/bin/busybox" for name in sample.PROGRAMS}
+    made = sample.build(str(tmp_path / "layout"), "", host("/bin/busybox", programs))
+    found = members(tmp_path / "layout")
+    assert found["bin/sh"] == found["bin/cat"] == "/bin/busybox"
+    assert found["bin/busybox"].startswith(b"\x7fELF")
+    assert made.path == "/selftest/bin:/bin"
+
+
+def test_programs_may_be_scripts_of_one_common_binary(host, tmp_path):
+    script = "#!/usr/libexec/coreutils --coreutils-prog-shebang=cat\n"
+    programs = {f"/usr/bin/{name}": script for name in sample.PROGRAMS}
+    programs["/bin"] = "usr/bin"
+    sample.build(str(tmp_path / "layout"), "", host("/usr/libexec/coreutils", programs))
+    found = members(tmp_path / "layout")
+    assert found["usr/bin/cat"] == script.encode()
+    assert found["usr/libexec/coreutils"].startswith(b"\x7fELF")
+
+
+def test_programs_are_found_through_any_chain_of_links(host, tmp_path):
+    programs = {f"/store/one/bin/{name}": "../libexec/tool" for name in sample.PROGRAMS}
+    programs.update({"/run/system": "/var/profile", "/var/profile": "../store/one"})
+    places = "relative:/nowhere:/run/system/bin/"
+    machine = host("/store/one/libexec/tool", programs)
+    made = sample.build(str(tmp_path / "layout"), places, machine)
+    found = members(tmp_path / "layout")
+    assert found["run/system"] == "/var/profile" and found["var/profile"] == "../store/one"
+    assert found["store/one/bin/sh"] == "../libexec/tool"
+    assert found["store/one/libexec/tool"].startswith(b"\x7fELF")
+    assert made.path == "/selftest/bin:/run/system/bin"
+
+
+def test_a_program_that_the_host_lacks_is_named(host, tmp_path):
+    programs = {f"/bin/{name}": "busybox" for name in sample.PROGRAMS if name != "id"}
+    with pytest.raises(UdockerError, match="no program id"):
+        sample.build(str(tmp_path / "layout"), "", host("/bin/busybox", programs))
+
+
+def test_programs_of_this_host_come_with_their_loader_and_libraries(tmp_path):
+    sample.build(str(tmp_path / "layout"), os.environ["PATH"])
+    found = members(tmp_path / "layout")
+    assert all(name.lstrip("/") == name and ".." not in name.split("/") for name in found)
+    assert sum(isinstance(data, bytes) and data[:4] == b"\x7fELF" for data in found.values()) >= 2
+    assert found["selftest/.wh.removed"] == b""
