@@ -22,7 +22,7 @@ from registries import (
     needs,
     status,
 )
-from tarballs import archive, file, folder, hard_link, symlink
+from tarballs import archive, device, file, folder, hard_link, symlink
 
 BASE = archive(folder("etc"), file("etc/name", b"base\n"), file("etc/gone", b"x"), folder("srv"))
 TOP = archive(file("etc/name", b"top\n"), file("etc/.wh.gone"), hard_link("etc/same", "etc/name"))
@@ -228,6 +228,14 @@ def test_a_hostile_layer_writes_nothing_outside(unprivileged, registry, layout):
     tree = tree_of(unprivileged, f"{registry.host}/img:1")
     assert os.path.exists(f"{tree}/c")
     assert os.path.exists(f"{tree}{victim}/a")
+
+
+def test_device_nodes_are_left_out_with_a_note(unprivileged, registry, layout):
+    push(registry, layout, layers=(archive(folder("dev"), device("dev/a"), device("dev/b")),))
+    done = unprivileged.udocker("pull", f"{registry.host}/img:1")
+    assert "left out" in done.stderr
+    assert "(2)" in done.stderr
+    assert os.listdir(f"{tree_of(unprivileged, f'{registry.host}/img:1')}/dev") == []
 
 
 def test_a_killed_pull_is_continued_where_it_was(unprivileged, registry, layout):

@@ -165,7 +165,9 @@ def test_the_program_is_root_or_keeps_the_callers_id_in_a_parallel_step(user, im
     script = ["sh", "-c", "id -u; whoami"]
     assert run(user, "--rm", image, *script).stdout.split() == ["0", "root"]
     own = str(user.uid)
-    for words, env in ((["--userns=keep-id"], {}), (["--hostauth"], {}), ([], {"PMIX_RANK": "0"})):
+    steps = ({"PMIX_RANK": "0"}, {"PMI_RANK": "0"}, {"SLURM_STEP_ID": "0"})
+    flags = (["--userns=keep-id"], ["--hostauth"])
+    for words, env in (*((flag, {}) for flag in flags), *(([], step) for step in steps)):
         assert run(user, "--rm", *words, image, *script, env=env).stdout.split()[0] == own
     assert (
         run(user, "--rm", "--userns=host", image, *script, env={"PMIX_RANK": "0"}).stdout.split()[0]
@@ -338,6 +340,40 @@ def test_a_host_without_user_namespaces_is_told_so(unprivileged, image):
     done = unprivileged.run([*without, *command], check=False)
     assert done.returncode == 125
     assert "user.max_user_namespaces" in done.stderr
+
+
+def test_the_store_may_lie_in_a_directory_with_a_space(unprivileged, image):
+    env = {"UDOCKER_DIR": f"{unprivileged.home}/my store"}
+    for words in (["--rm"], ["--name=x"], ["--name=y", "--execmode=N1"]):
+        done = run(unprivileged, *words, image, "cat", "/etc/greeting", env=env)
+        assert done.stdout == "hello\n"
+    assert run(unprivileged, "x", "cat", "/etc/greeting", env=env).stdout == "hello\n"
+
+
+@pytest.mark.root
+def test_where_there_is_no_overlay_memory_or_a_copy_takes_its_place(unprivileged, image):
+    """An overlay is a file system that cannot take the writable layer of another one."""
+    place = f"{unprivileged.home}/place"
+    for name in ("lower", "upper", "work"):
+        os.makedirs(f"{place}/{name}")
+    unprivileged.own(place)
+    options = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
+    subprocess.run(["mount", "-t", "overlay", "o", "-o", options, f"{place}/lower"], check=True)
+    try:
+        env = {"UDOCKER_DIR": f"{place}/lower/store"}
+        done = run(unprivileged, "--rm", image, "sh", "-c", "rm -r /root && mkdir /root && echo ok", env=env)
+        assert done.stdout == "ok\n"
+        run(unprivileged, "--name=kept", image, "sh", "-c", "echo data > /file", env=env)
+        assert run(unprivileged, "kept", "cat", "/file", env=env).stdout == "data\n"
+        unprivileged.udocker("rm", "kept", env=env)
+    finally:
+        subprocess.run(["umount", f"{place}/lower"], check=True)
+
+
+def test_injected_files_are_there_also_when_run_is_covered(user, image):
+    for words in (["--tmpfs", "/run"], ["-v", "/usr/share:/run:ro"]):
+        done = run(user, "--rm", *words, "-h", "inside", image, "cat", "/etc/hostname")
+        assert done.stdout == "inside\n"
 
 
 def test_a_misspelt_command_is_a_usage_error_with_a_hint(unprivileged):

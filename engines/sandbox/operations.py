@@ -90,6 +90,9 @@ class Operation:
     def open(self) -> None:
         """Open what is needed of the host, before the root is entered."""
 
+    def stage(self) -> None:
+        """Make what is needed in the scratch directory, before a later change may cover that."""
+
     def apply(self) -> None:
         """Make the change."""
 
@@ -146,16 +149,21 @@ class TextFile(Operation):
     def __init__(self, path: str, text: str) -> None:
         super().__init__(path)
         self.text = text
+        self._fd = -1
 
-    def apply(self) -> None:
+    def stage(self) -> None:
         make_directory(f"{SCRATCH}/files")
         TextFile.count += 1
         source = f"{SCRATCH}/files/{TextFile.count}"
         fd = os.open(source, os.O_CREAT | os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(self.text)
+        self._fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
+
+    def apply(self) -> None:
         target = make_mount_point(self.path, directory=False)
-        mount(source, target, "", MS_BIND)
+        mount(f"/proc/self/fd/{self._fd}", target, "", MS_BIND)
+        os.close(self._fd)
         make_readonly(target)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from udocker.engines.sandbox.kernel import SandboxError
 from udocker.engines.sandbox.operations import (
     SCRATCH,
@@ -41,18 +39,29 @@ class Plan:
         self.join = 0
         self.program: list[str] = []
 
-    def everything(self) -> list[Operation]:
-        """The operations with those that every container has, in the order to apply them.
+    def in_order(self) -> list[Operation]:
+        """The operations that were asked for, in the order to apply them.
 
         Deeper paths come later, so that no mount hides another; equal depths keep their order.
         """
-        base: list[Operation] = [
-            Devices(),
-            System(fresh=self.network == "none"),
-            MemoryDirectory(SCRATCH, "mode=755"),
-        ]
-        asked = sorted(self.operations, key=lambda o: os.path.normpath(o.path).count("/"))
-        return [*base, *asked, Directory(self.cwd), *([ReadOnlyRoot()] if self.readonly else [])]
+        asked = [*([_scratch()] if self._covers_scratch() else []), *self.operations]
+        asked.sort(key=lambda operation: operation.path.rstrip("/").count("/"))
+        last: list[Operation] = [ReadOnlyRoot()] if self.readonly else []
+        return [*asked, Directory(self.cwd), *last]
+
+    def base(self) -> list[Operation]:
+        """What every container has, made first."""
+        return [Devices(), System(fresh=self.network == "none"), _scratch()]
+
+    def _covers_scratch(self) -> bool:
+        """Tell whether something goes into the scratch directory after it has been covered."""
+        paths = [operation.path.rstrip("/") + "/" for operation in self.operations]
+        inside = any(path.startswith(SCRATCH + "/") for path in paths)
+        return inside and any((SCRATCH + "/").startswith(path) for path in paths)
+
+
+def _scratch() -> Operation:
+    return MemoryDirectory(SCRATCH, "mode=755")
 
 
 def _overlay(plan: Plan, tree: str, upper: str, work: str) -> None:

@@ -81,16 +81,23 @@ def _mount_proc(root: str) -> None:
     mount("/proc", target, "", MS_BIND | MS_REC)
 
 
-def build(root: Root, operations: Sequence[Operation], cwd: str) -> None:
-    """Make `root` with `operations` in it the root of this process, and `cwd` its directory."""
+def build(root: Root, base: Sequence[Operation], operations: Sequence[Operation], cwd: str) -> None:
+    """Make `root` the root of this process, and `cwd` its directory.
+
+    In it is what `base` makes and then, with room to stage things there, what `operations` make.
+    """
     host = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     mount("", "/", "", MS_REC | MS_SLAVE)
-    for operation in operations:
+    for operation in (*base, *operations):
         operation.open()
     path = root.mount()
     _mount_proc(path)
     os.chroot(path)
     os.chdir("/")
+    for operation in base:
+        operation.apply()
+    for operation in operations:
+        operation.stage()
     for operation in operations:
         operation.apply()
     os.fchdir(host)

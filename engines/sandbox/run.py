@@ -61,7 +61,7 @@ def _enter_new_namespaces(plan: Plan) -> None:
     if plan.network == "none":
         raise_loopback()
     umask = os.umask(0o022)
-    build(plan.root, plan.everything(), plan.cwd)
+    build(plan.root, plan.base(), plan.in_order(), plan.cwd)
     os.umask(umask)
     enter_user_namespace(CLONE_NEWNS, (plan.uid, plan.gid), (0, 0))
 

@@ -50,10 +50,11 @@ def passed_under(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_parallel_step(environment: Mapping[str, str]) -> bool:
-    """Tell whether this process is one rank of a parallel program.
+    """Tell whether this process is one rank of a parallel program, or a step that may have some.
 
     PMIx compares the uid that a rank claims with the one that the kernel reports: a rank that
     believes to be root is refused ("OPAL ERROR: Unreachable"), so it must keep its own uid.
     """
-    ranks = ("PMIX_RANK", "PMI_RANK", "PMI_FD", "PMI2_RANK", "OMPI_COMM_WORLD_RANK", "PALS_RANKID")
-    return any(name in environment for name in ranks)
+    ranks = ("PMIX_RANK", "PMI_RANK", "PMI_FD", "OMPI_COMM_WORLD_RANK", "PALS_RANKID")
+    steps = ("SLURM_STEP_ID", "SLURM_STEPID", "PALS_APID")
+    return any(name in environment for name in ranks + steps)

@@ -164,7 +164,7 @@ def _unpack_layers(
         largest_first = sorted(range(len(wanted)), key=lambda number: -wanted[number].size_bytes)
         workers.run(len(wanted), _jobs(settings), work, largest_first, progress)
         if not have_tree:
-            _publish(store, stage, len(wanted), config)
+            _tell_skipped(settings, _publish(store, stage, len(wanted), config))
     finally:
         progress.close()
         trees.remove_tree(stage)
@@ -174,8 +174,10 @@ def _jobs(settings: Settings) -> int:
     return settings.jobs or min(max(2, len(os.sched_getaffinity(0))), MAX_JOBS)
 
 
-def _publish(store: ImageStore, stage: str, count: int, config: ImageConfig) -> None:
-    """Merge the layers, lowest first, and give the tree its name."""
+def _publish(
+    store: ImageStore, stage: str, count: int, config: ImageConfig
+) -> list[tuple[str, int]]:
+    """Merge the layers, lowest first, and give the tree its name; return what they left out."""
     parts = []
     for number in range(count):
         data = disk.read(f"{stage}/{number}.json", 1 << 30) or b""
@@ -183,6 +185,17 @@ def _publish(store: ImageStore, stage: str, count: int, config: ImageConfig) -> 
     rootfs = f"{stage}/rootfs"
     layers.merge(parts, rootfs)
     store.publish_tree(rootfs, config.chain_id)
+    return [skipped for _, tree in parts for skipped in tree.skipped]
+
+
+def _tell_skipped(settings: Settings, skipped: list[tuple[str, int]]) -> None:
+    """Say what of the layers a user cannot make; `/dev` is the host's in any case."""
+    counts: dict[str, int] = {}
+    for what, count in skipped:
+        counts[what] = counts.get(what, 0) + count
+    if counts:
+        listed = ", ".join(f"{what} ({count})" for what, count in sorted(counts.items()))
+        _tell(settings, f"left out, for only root can make them: {listed}")
 
 
 def _name(
