@@ -8,6 +8,7 @@ import sys
 
 from udocker import disk, fastjson, trees
 from udocker.containers.spec import Launch, Rootfs
+from udocker.containers.store import announced
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -80,9 +81,7 @@ class UsernsEngine:
     def prepare(self, container: Container, rootfs: Rootfs) -> None:
         """Make the directories that `rootfs` needs: a writable layer, or a copy of the tree."""
         if rootfs.flat and not os.path.isdir(container.rootfs):
-            draft = f"{container.directory}/rootfs.{os.getpid()}"
-            trees.copy_tree(container.tree, draft)
-            os.rename(draft, container.rootfs)
+            _copy(container)
         for path in filter(None, (rootfs.upper, rootfs.work)):
             try:
                 os.mkdir(path, 0o755)
@@ -114,9 +113,7 @@ class UsernsEngine:
 
     def member(self, lock: Lock) -> int | None:
         """Return a process of the container whose lock this is, as its first one announced it."""
-        pid, _, namespace = (
-            os.pread(lock.fd, 100, 0).decode("ascii", "replace").strip().partition(" ")
-        )
+        pid, namespace = announced(lock)
         others = (name for name in os.listdir("/proc") if name.isdigit())
         for candidate in (pid, *others) if namespace else ():
             try:
@@ -162,6 +159,18 @@ class UsernsEngine:
             return Support(*run.probe(scratch))
         finally:
             trees.remove_tree(scratch)
+
+
+def _copy(container: Container) -> None:
+    """Copy the tree for the container alone; of two copies made at once the first one stays."""
+    draft = f"{container.directory}/rootfs.{os.getpid()}"
+    trees.copy_tree(container.tree, draft)
+    try:
+        os.rename(draft, container.rootfs)
+    except OSError as error:
+        if not os.path.isdir(container.rootfs):
+            raise disk.store_error(error, container.rootfs) from error
+        trees.remove_tree(draft)
 
 
 def _device(directory: str) -> int:

@@ -253,6 +253,20 @@ def test_a_running_container_is_seen_and_kept(user, image):
     user.udocker("rm", "busy")
 
 
+def test_a_running_container_is_ended_and_removed_by_force(user, image):
+    script = "trap '' TERM; echo; sleep 1000 & while :; do sleep 0.1; done"
+    for mode in ("N1", "N2"):
+        user.udocker("create", "--name=busy", f"--execmode={mode}", image)
+        command = [user.python, "-m", "udocker", "run", "busy", "sh", "-c", script]
+        runs = [user.popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+        for process in runs:
+            process.stdout.readline()
+            process.stdout.close()
+        user.udocker("rm", "-f", "busy", "nowhere")
+        assert [process.wait(30) for process in runs] == [-signal.SIGKILL] * 2
+        assert "['busy']" not in user.udocker("ps").stdout
+
+
 def test_signals_reach_the_program_and_nothing_is_left(user, image):
     script = "trap 'echo caught; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
     command = [user.python, "-m", "udocker", "run", "--rm", image, "sh", "-c", script]
@@ -361,7 +375,15 @@ def test_where_there_is_no_overlay_memory_or_a_copy_takes_its_place(unprivileged
     subprocess.run(["mount", "-t", "overlay", "o", "-o", options, f"{place}/lower"], check=True)
     try:
         env = {"UDOCKER_DIR": f"{place}/lower/store"}
-        done = run(unprivileged, "--rm", image, "sh", "-c", "rm -r /root && mkdir /root && echo ok", env=env)
+        done = run(
+            unprivileged,
+            "--rm",
+            image,
+            "sh",
+            "-c",
+            "rm -r /root && mkdir /root && echo ok",
+            env=env,
+        )
         assert done.stdout == "ok\n"
         run(unprivileged, "--name=kept", image, "sh", "-c", "echo data > /file", env=env)
         assert run(unprivileged, "kept", "cat", "/file", env=env).stdout == "data\n"

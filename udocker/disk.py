@@ -83,9 +83,9 @@ class Lock:
     """A lock on a file, held until `release` or the end of the processes that inherited it."""
 
     def __init__(self, path: str) -> None:
+        """`path` is made in a directory that is there. Raises StoreError."""
         self.path = path
         try:
-            make_directory(os.path.dirname(path))
             self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise store_error(error, path) from error

@@ -10,7 +10,7 @@ from udocker.commands.stores import Stores
 from udocker.containers.assemble import make_spec
 from udocker.containers.spec import Rootfs
 from udocker.engines import select, supervise
-from udocker.errors import StartError, UdockerError, UsageError
+from udocker.errors import ContainerNotFound, StartError, UdockerError, UsageError
 from udocker.host.probe import Host
 
 TYPE_CHECKING = False
@@ -91,6 +91,8 @@ class _Run:
         spec = self._spec(container, request, rootfs)
         for _ in range(_LOCK_TRIES):
             if lock.acquire(shared=rootfs.flat, wait=False):
+                if not self.stores.containers.is_there(container):
+                    raise ContainerNotFound(f"container {container.id[:12]} has been removed")
                 engine.prepare(container, rootfs)
                 lock.pass_on()
                 return engine.plan(spec, lock.fd)

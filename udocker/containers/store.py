@@ -19,6 +19,13 @@ _NAME_REST = _NAME_FIRST | frozenset("_.-")
 _RECORD_BYTES = 16 << 20
 
 
+def announced(lock: disk.Lock) -> tuple[str, str]:
+    """Return the first process of a running container and its mount namespace, as it wrote them
+    into the container's lock; empty where it has not."""
+    words = os.pread(lock.fd, 100, 0).decode("ascii", "replace").split()
+    return (words[0], words[1]) if len(words) == 2 else ("", "")
+
+
 class ContainerStore:
     """Containers below a directory. A container is there as soon as its container.json is."""
 
@@ -115,7 +122,7 @@ class ContainerStore:
         try:
             if not lock.acquire(wait=False):
                 raise StoreError(
-                    f"container {container.id[:12]} is running", hint="end its program first"
+                    f"container {container.id[:12]} is running", hint="udocker rm -f ends it"
                 )
             for name in self.names().get(container.id, ()):
                 os.unlink(f"{self.names_directory}/{name}")
@@ -130,8 +137,17 @@ class ContainerStore:
                 self.remove(container)
 
     def lock(self, container: Container) -> disk.Lock:
-        """Return the lock that a run of the container holds; its program inherits it."""
+        """Return the lock that a run of the container holds; its program inherits it.
+
+        Raises ContainerNotFound when the container has been removed meanwhile.
+        """
+        if not self.is_there(container):
+            raise ContainerNotFound(f"container {container.id[:12]} has been removed")
         return disk.Lock(f"{container.directory}/lock")
+
+    def is_there(self, container: Container) -> bool:
+        """Tell whether nobody has removed the container; to be asked with its lock held."""
+        return os.path.exists(f"{container.directory}/container.json")
 
     def is_running(self, container: Container) -> bool:
         """Tell whether a program of the container is running on this host."""

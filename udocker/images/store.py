@@ -148,27 +148,32 @@ class ImageStore:
             (CHAIN_ID, str(chain_id)),
         )
         entry = replace(manifest, annotations=annotations)
-        with disk.Lock(f"{self.locks}/index"):
+        with self.lock("index"):
             others = [e for e in self._entries() if e.annotation(REF_NAME) != name]
             self._write_entries([*others, entry])
         return self._image(entry)
 
     def remove(self, image: Image, keep_trees: frozenset[str] = frozenset()) -> None:
         """Take the name away, and all content that neither images nor `keep_trees` (hex) need."""
-        with disk.Lock(f"{self.locks}/index"):
+        with self.lock("index"):
             entries = [e for e in self._entries() if e.annotation(REF_NAME) != image.name]
             self._write_entries(entries)
         self.collect_garbage(keep_trees)
 
+    def lock(self, name: str) -> disk.Lock:
+        """Return the lock of that name, by which processes spare each other work."""
+        disk.make_directory(self.locks)
+        return disk.Lock(f"{self.locks}/{name}")
+
     def using(self) -> disk.Lock:
         """Return a lock, shared, under which no content is thrown away."""
-        lock = disk.Lock(f"{self.locks}/content")
+        lock = self.lock("content")
         lock.acquire(shared=True)
         return lock
 
     def collect_garbage(self, keep_trees: frozenset[str]) -> None:
         """Throw away blobs and trees that no image needs; nothing while a pull is going on."""
-        lock = disk.Lock(f"{self.locks}/content")
+        lock = self.lock("content")
         try:
             if lock.acquire(wait=False):
                 self._collect(keep_trees)

@@ -123,7 +123,7 @@ def _bring_layers(
     config: ImageConfig,
 ) -> None:
     """Bring all layers and make the tree, unless another process is just doing the same."""
-    lock = disk.Lock(f"{store.locks}/tree-{config.chain_id.hex}")
+    lock = store.lock(f"tree-{config.chain_id.hex}")
     try:
         if not lock.acquire(wait=False):
             _tell(settings, f"waiting for another pull of {reference.familiar}")
