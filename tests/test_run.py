@@ -103,6 +103,19 @@ def test_an_image_that_is_not_here_is_pulled(unprivileged, image):
     assert run(unprivileged, "--rm", image, "echo", "pulled").stdout == "pulled\n"
 
 
+def test_the_image_that_is_here_is_used_when_no_newer_one_can_be_asked_for(
+    unprivileged, busybox_image
+):
+    with LoopbackRegistry(busybox_image.path) as address:
+        image = f"{address}/library/{busybox_image.reference}"
+        unprivileged.udocker("pull", image)
+    for pull, code in (("newer", 0), ("missing", 0), ("never", 0), ("always", 125)):
+        words = ["--rm", f"--pull={pull}", image, "true"]
+        assert run(unprivileged, *words, check=False).returncode == code
+    other = ["--rm", "--pull=never", "--platform=linux/s390x", image, "true"]
+    assert run(unprivileged, *other, check=False).returncode == 125
+
+
 def test_output_and_input_are_binary_clean(user, image):
     data = bytes(range(256)) * 5000
     assert run(user, "--rm", image, "cat", input=data, text=False).stdout == data

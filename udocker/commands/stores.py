@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
+from udocker import console
 from udocker.containers.store import ContainerStore
-from udocker.errors import ImageNotFound, InvalidReference, StoreError
+from udocker.errors import ImageNotFound, InvalidReference, RegistryError, StoreError
 from udocker.host.root import Root
 from udocker.images.store import ImageStore
-from udocker.oci import MAX_DOCUMENT_BYTES, ImageConfig
+from udocker.oci import MAX_DOCUMENT_BYTES, ImageConfig, Platform
 from udocker.reference import Reference
 
 TYPE_CHECKING = False
@@ -48,15 +51,33 @@ class Stores:
         return image
 
     def image_for(self, name: str, pull: str, platform: str | None) -> Image:
-        """Return the image of that name, pulled where `pull` wants it."""
-        here = self.find_image(name) if pull != "always" and platform is None else None
+        """Return the image of that name, pulled where `pull` (podman's words) wants it.
+
+        `newer` is content with the image that is here when the registry cannot be asked.
+        """
+        here = self._usable(self.find_image(name), platform)
         if here and pull in ("missing", "never", "reuse"):
             return here
         if pull == "never":
             raise ImageNotFound(f"no image {name!r} here, and --pull=never", hint="udocker images")
         from udocker.transfer.pull import pull as pull_image
 
-        return pull_image(self.settings, self.images, self.reference(name), platform)
+        try:
+            return pull_image(self.settings, self.images, self.reference(name), platform)
+        except RegistryError as error:
+            if here is None or pull != "newer":
+                raise
+            console.warn(f"using {name} as it is here: {error.message}")
+            return here
+
+    def _usable(self, image: Image | None, platform: str | None) -> Image | None:
+        """Return the image if it is whole and for the platform that was asked for, if any."""
+        if image is None or not os.path.isdir(image.tree):
+            return None
+        if platform is None:
+            return image
+        has = image.manifest.platform
+        return image if has and Platform.parse(platform).runs(has) else None
 
     def plan_container(
         self, name: str, request: RunRequest, options: list[str], command: list[str]
