@@ -7,6 +7,7 @@ from udocker.errors import StartError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from udocker.containers.spec import Engine
     from udocker.host.probe import Host
 
 MODES = {
@@ -28,12 +29,12 @@ MODES = {
 NAMES = tuple(dict.fromkeys((*MODES.values(), "crun", "singularity")))
 
 
-def engines(directory: str, mode: str = "") -> tuple[UsernsEngine, ...]:
+def engines(directory: str, mode: str = "") -> tuple[Engine, ...]:
     """Return the engines of this version, best first, for the store in `directory`."""
     return (UsernsEngine(directory, flat=mode == "N1"),)
 
 
-def choose(host: Host, directory: str, asked: str = "") -> UsernsEngine:
+def choose(host: Host, directory: str, asked: str = "") -> Engine:
     """Return the engine to use; an asked one (name or mode) never gives way to another.
 
     Raises UsageError for a word that is no engine, StartError with every obstacle otherwise.

@@ -142,6 +142,14 @@ def test_a_container_survives_and_runs_again_with_what_it_was_made_with(user, im
     )
 
 
+def test_a_container_made_before_is_removed_after_its_run_when_asked(user, image):
+    user.udocker("create", "--name=once", image)
+    assert run(user, "--rm", "once", "sh", "-c", "exit 4", check=False).returncode == 4
+    user.udocker("create", "--rm", "--name=once", image)
+    assert run(user, "once", "true").returncode == 0
+    assert "['once']" not in user.udocker("ps").stdout
+
+
 def test_volumes_show_host_files_and_take_writes_as_the_user(user, image):
     shared = f"{user.home}/shared"
     os.mkdir(shared)

@@ -17,9 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.containers.container import Container
     from udocker.containers.request import RunRequest
-    from udocker.containers.spec import Launch, RuntimeSpec
+    from udocker.containers.spec import Engine, Launch, RuntimeSpec
     from udocker.disk import Lock
-    from udocker.engines.userns import UsernsEngine
     from udocker.settings import Settings
 
 _LOCK_TRIES, _LOCK_PAUSE_S = 500, 0.02
@@ -39,22 +38,6 @@ class _Run:
         self.stores = Stores(settings)
 
     def carry_out(self, given: list[str]) -> int:
-        request, target, options = self._understand(given)
-        engine = select.choose(
-            self.host, self.settings.directory, request.engine or self.settings.engine
-        )
-        kept = self.stores.containers.find(target)
-        container = kept or self.stores.plan_container(target, request, options, list(request.args))
-        if request.dry_run:
-            rootfs = engine.rootfs(self.host, container) if kept else Rootfs(container.tree)
-            console.put(str(engine.plan(self._spec(container, request, rootfs))))
-            return 0
-        if kept is None:
-            self.stores.containers.add(container, request.name)
-        return self._run(engine, container, request, new=kept is None)
-
-    def _understand(self, given: list[str]) -> tuple[RunRequest, str, list[str]]:
-        """Return the request, the image or container, and the words that were options."""
         values, options, rest = words.parse(given, runoptions.OPTIONS)
         if not rest:
             raise UsageError("no image or container was named", hint="udocker run --help")
@@ -65,15 +48,23 @@ class _Run:
             args = args or list(kept.command)
         request = runoptions.make_request(values, args, self.settings.environment)
         self._tell(request.notes)
-        return request, target, options
+        engine = select.choose(
+            self.host, self.settings.directory, request.engine or self.settings.engine
+        )
+        container = kept or self.stores.plan_container(target, request, options, args)
+        if request.dry_run:
+            rootfs = engine.rootfs(self.host, container) if kept else Rootfs(container.tree)
+            console.put(str(engine.plan(self._spec(container, request, rootfs))))
+            return 0
+        if kept is None:
+            self.stores.containers.add(container, request.name)
+        return self._run(engine, container, request, new=kept is None)
 
-    def _run(
-        self, engine: UsernsEngine, container: Container, request: RunRequest, *, new: bool
-    ) -> int:
+    def _run(self, engine: Engine, container: Container, request: RunRequest, *, new: bool) -> int:
         lock = self.stores.containers.lock(container)
         try:
             launch = self._prepare(engine, container, request, lock)
-            if not container.ephemeral:
+            if not request.remove:
                 engine.start(launch)
             code = supervise.run(lambda: engine.start(launch))
         except BaseException:
@@ -84,7 +75,7 @@ class _Run:
         return code
 
     def _prepare(
-        self, engine: UsernsEngine, container: Container, request: RunRequest, lock: Lock
+        self, engine: Engine, container: Container, request: RunRequest, lock: Lock
     ) -> Launch:
         """Return the launch: of a new sandbox, or into the one that runs the container already."""
         rootfs = engine.rootfs(self.host, container)

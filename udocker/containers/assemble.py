@@ -71,7 +71,7 @@ def make_spec(
         tmpfs=request.tmpfs,
         readonly=request.readonly,
         network=request.network,
-        supervised=container.ephemeral,
+        supervised=request.remove,
     )
 
 

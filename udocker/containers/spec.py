@@ -10,10 +10,10 @@ from udocker.values import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Protocol
+    from typing import NoReturn, Protocol
 
     from udocker.containers.container import Container
+    from udocker.disk import Lock
     from udocker.host.probe import Host
 else:
     Protocol = object
@@ -184,12 +184,21 @@ class Engine(Protocol):
     def prepare(self, container: Container, rootfs: Rootfs) -> None:
         """Make what `rootfs` needs beside the container (changes the disk)."""
 
-    def plan(self, spec: RuntimeSpec) -> Launch:
-        """Return the command that runs `spec`. Changes nothing."""
+    def plan(self, spec: RuntimeSpec, lock: int | None = None) -> Launch:
+        """Return the command that runs `spec`. Changes nothing.
 
+        `lock` is a descriptor of the container's lock, by which later runs find this one.
+        """
 
-class DeviceSource(Protocol):
-    """Something of the host that can be added to a container."""
+    def member(self, lock: Lock) -> int | None:
+        """Return a process of the container whose lock this is, None when there is none."""
 
-    def edits(self, host: Host, request: Mapping[str, str]) -> ContainerEdits:
-        """Return what must be added so that the container can use it."""
+    def join(self, spec: RuntimeSpec, pid: int) -> Launch:
+        """Return the command that runs the program of `spec` in the container of process `pid`.
+
+        Asked only of engines that give overlays: a directory that is written to in place can
+        be the root of several containers at once.
+        """
+
+    def start(self, launch: Launch) -> NoReturn:
+        """Become the program of `launch`, or say why not and exit (125, 126, 127)."""
