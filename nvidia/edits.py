@@ -99,7 +99,7 @@ def _plan(
 ) -> GpuPlan:
     program = dict(request.program_env)
     capabilities = _capabilities(request, program)
-    found = _usable_driver(host, cache_directory)
+    found = _usable_driver(host, cache_directory, environment)
     gpus = devices.select(devices.find_gpus(host), selection, environment)
     nodes, node_notes = devices.nodes(host, gpus, capabilities)
     placed = placement.place(found, capabilities, image, host.machine, cache_directory)
@@ -123,12 +123,15 @@ def _capabilities(request: GpuRequest, program: Mapping[str, str]) -> tuple[str,
     return libraries.parse_capabilities(words)
 
 
-def _usable_driver(host: Host, cache_directory: str) -> Driver:
+def _usable_driver(host: Host, cache_directory: str, environment: Mapping[str, str]) -> Driver:
     found = driver.load(host, cache_directory)
     if found is None:
+        in_job = "SLURM_JOB_ID" in environment
         raise GpuError(
             f"gpu: no NVIDIA driver on this node ({os.uname().nodename}): kernel module not loaded",
-            hint="You are on a login node? Try: srun --gres=gpu:1 udocker run …",
+            hint="this job's node has no GPU: ask for one that has, as sbatch --gres=gpu:1 does"
+            if in_job
+            else "You are on a login node? Try: srun --gres=gpu:1 udocker run …",
         )
     if found.obstacle:
         raise GpuError(

@@ -13,6 +13,7 @@ from udocker.engines.sandbox.kernel import (
     CLONE_NEWUSER,
     CLONE_NEWUTS,
     NS_GET_PARENT,
+    NS_GET_USERNS,
     SandboxError,
     check,
     libc,
@@ -38,25 +39,30 @@ def enter_namespaces_of(pid: int) -> None:
         inner = _open_namespace(pid, "user")
         outer = fcntl.ioctl(inner, NS_GET_PARENT)
         kinds = (("net", CLONE_NEWNET), ("uts", CLONE_NEWUTS))
-        owned = [(_open_namespace(pid, name), kind) for name, kind in kinds]
+        opened = [(_open_namespace(pid, name), kind) for name, kind in kinds]
+        owned = [(fd, kind) for fd, kind in opened if _owns(outer, fd)]
         mounts = _open_namespace(pid, "mnt")
+        steps = [(outer, CLONE_NEWUSER), *owned, (inner, CLONE_NEWUSER), (mounts, CLONE_NEWNS)]
     except OSError as error:
         raise SandboxError(f"join the container of process {pid}", error.errno) from error
-    steps = [(outer, CLONE_NEWUSER), *owned, (inner, CLONE_NEWUSER), (mounts, CLONE_NEWNS)]
     for fd, kind in steps:
-        if kind in (CLONE_NEWUSER, CLONE_NEWNS) or not _is_own_namespace(fd, kind):
-            check(libc.setns(fd, kind), f"join the container of process {pid}")
-        os.close(fd)
+        check(libc.setns(fd, kind), f"join the container of process {pid}")
 
 
 def _open_namespace(pid: int, name: str) -> int:
     return os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _is_own_namespace(fd: int, kind: int) -> bool:
-    """Tell whether this process is in the namespace already: the host's cannot be entered."""
-    name = "net" if kind == CLONE_NEWNET else "uts"
-    return os.fstat(fd).st_ino == os.stat(f"/proc/self/ns/{name}").st_ino
+def _owns(user_namespace: int, fd: int) -> bool:
+    """Tell whether a namespace is of the container: the host's need not and cannot be entered."""
+    try:
+        owner = fcntl.ioctl(fd, NS_GET_USERNS)
+    except PermissionError:  # of a user namespace above the caller's own
+        return False
+    try:
+        return os.fstat(owner).st_ino == os.fstat(user_namespace).st_ino
+    finally:
+        os.close(owner)
 
 
 def announce(lock: int) -> None:
