@@ -89,13 +89,21 @@ class Place:
         names = os.listdir(parent) if os.path.isdir(parent) else []
         return {name for name in names if name.startswith("env-")}
 
+    def write(self, path, text):
+        path = os.path.join(self.home, path)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as file:
+            file.write(text)
+        self.user.own(self.home)
+        return path
+
     def change(self):
         """Change the checkout, so that the environment is not of it any more."""
         with open(os.path.join(self.checkout, "udocker", "errors.py"), "a") as file:
             file.write("CHANGED = True\n")
 
     def without_pip(self):
-        """Make a Python that has neither pip nor ensurepip, as Debian's minimal one."""
+        """Make a Python without pip, ensurepip and distutils, as Debian's minimal one."""
         ask = "import os, sys; print(sys._base_executable); print(os.path.dirname(os.__file__))"
         said = self.user.run([self.user.python, "-c", ask]).stdout
         executable, library = said.splitlines()
@@ -104,7 +112,8 @@ class Place:
         os.makedirs(os.path.join(top, "bin"))
         os.makedirs(target)
         shutil.copy2(os.path.realpath(executable), os.path.join(top, "bin", "python3"))
-        for name in set(os.listdir(library)) - {"ensurepip", "site-packages", "dist-packages"}:
+        unwanted = {"ensurepip", "distutils", "site-packages", "dist-packages"}
+        for name in set(os.listdir(library)) - unwanted:
             os.symlink(os.path.join(library, name), os.path.join(target, name))
         self.user.own(top)
         return os.path.join(top, "bin", "python3")
@@ -201,6 +210,49 @@ def test_wheels_of_a_directory_do_where_no_index_can_be_reached(place, wheels):
     assert done.stdout == VERSION
 
 
+def test_files_of_the_current_directory_do_not_take_the_place_of_modules(place):
+    for name in ("pip", "logging", "shutil", "runpy", "click"):
+        place.write(f"thesis/{name}.py", "raise SystemExit(0)")
+    thesis = os.path.join(place.home, "thesis")
+    done = place.user.run(place.argv("--version"), env=place.env, cwd=thesis)
+    assert done.stdout == VERSION
+
+
+def test_where_pips_files_say_that_packages_belong_does_not_matter(place):
+    text = "[global]\nuser = true\nrequire-virtualenv = true\n[install]\nprefix = /nowhere\n"
+    place.write(".config/pip/pip.conf", text)
+    assert place.bootstrap("--version").stdout == VERSION
+
+
+@pytest.mark.root
+def test_a_user_without_a_home_gets_the_environment_in_the_directory_that_is_named(place):
+    env = {"HOME": "", "UDOCKER_DIR": os.path.join(place.home, "here")}
+    before = set(os.listdir(place.user.home))
+    assert place.bootstrap("--version", env=env).stdout == VERSION
+    assert place.bootstrap("images", env=env).returncode == 0
+    assert set(os.listdir(place.user.home)) == before
+    refused = place.bootstrap("--version", env={"HOME": ""}, check=False)
+    assert refused.returncode == 1 and "set HOME or UDOCKER_DIR" in refused.stderr
+
+
+def test_an_environment_whose_python_does_not_start_any_more_is_made_again(place):
+    record = place.write(".udocker/env-gone/python", "/bin/false\n")
+    os.symlink(os.path.dirname(record), place.environment)
+    path = f"{os.path.dirname(place.user.python)}:{os.environ['PATH']}"
+    argv = [*place.argv()[:2], "--version"]
+    done = place.user.run(argv, env={**place.env, "PATH": path})
+    assert done.stdout == VERSION
+
+
+def test_uninstall_removes_the_usual_link_too(place):
+    place.bootstrap("--version")
+    site = os.path.join(place.home, "a site")
+    done = place.bootstrap(f"--prefix={site}", "--version")
+    assert f"export PATH='{site}/bin':$PATH" in done.stderr
+    place.bootstrap("--prefix", site, "--uninstall")
+    assert not os.path.lexists(place.link) and os.listdir(f"{site}/bin") == []
+
+
 def test_uninstall_removes_the_link_and_the_environment_and_nothing_else(place):
     place.bootstrap("--prefix", os.path.join(place.home, "site"), "--", "--version")
     images = os.path.join(place.home, ".udocker", "images")
@@ -209,6 +261,18 @@ def test_uninstall_removes_the_link_and_the_environment_and_nothing_else(place):
     assert f"stay in {os.path.dirname(images)}" in done.stderr and done.stdout == ""
     assert os.listdir(os.path.join(place.home, ".udocker")) == ["images"]
     assert os.listdir(os.path.join(place.home, "site", "bin")) == []
+
+
+@pytest.mark.root
+def test_the_second_command_names_what_is_missing_where_no_environment_can_be_made(place):
+    python = place.without_pip()
+    script = os.path.join(place.checkout, "utils", "test.sh")
+    done = place.user.run(["sh", script], env={**place.env, "PYTHON": python}, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("no environment to test in could be made; not installed: ")
+    assert "python3-venv" in last
+    assert os.listdir(os.path.join(place.checkout, ".venv")) == []
 
 
 def test_a_program_of_that_name_that_is_not_ours_stays(place):
@@ -226,6 +290,8 @@ def test_the_words_after_ours_are_udockers():
     options = bootstrap.Options(["--prefix", "/p", "run", "--prefix", "/q", "--", "x"])
     assert (options.prefix, options.arguments) == ("/p", ["run", "--prefix", "/q", "--", "x"])
     assert bootstrap.Options(["--", "--uninstall"]).arguments == ["--uninstall"]
+    options = bootstrap.Options(["--prefix=/p=q", "--python=python3", "run"])
+    assert (options.prefix, options.arguments) == ("/p=q", ["run"])
     with pytest.raises(bootstrap.Failure, match="--prefix needs a value"):
         bootstrap.Options(["--prefix"])
 

@@ -62,6 +62,41 @@ def test_where_namespaces_are_off_the_obstacle_is_told(unprivileged):
     assert os.listdir(unprivileged.home) == ["tmp"]
 
 
+def test_a_zstandard_that_cannot_be_loaded_is_not_needed(unprivileged):
+    broken = f"{unprivileged.home}/broken"
+    os.mkdir(broken)
+    with open(f"{broken}/zstandard.py", "w") as file:
+        file.write("raise ImportError('as in a zip file')")
+    path = unprivileged.environment()["PYTHONPATH"]
+    done = unprivileged.udocker("selftest", env={"PYTHONPATH": f"{broken}:{path}"})
+    assert "usable" in done.stdout
+
+
+def test_in_a_step_of_a_batch_job_it_is_usable_too(unprivileged):
+    step = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "PMI_RANK": "0"}
+    assert "usable" in unprivileged.udocker("selftest", env=step).stdout
+
+
+@pytest.mark.parametrize("limit", ["-n 64", "-v 400000"])
+def test_limits_of_batch_systems_leave_it_usable(unprivileged, limit):
+    script = f"ulimit {limit}; exec {unprivileged.python} -m udocker selftest"
+    assert "usable" in unprivileged.run(["sh", "-c", script]).stdout
+
+
+@pytest.mark.parametrize(
+    ("redirection", "said"),
+    [
+        (">/dev/full", "udocker: cannot write to standard output: No space left on device\n"),
+        (">&-", "udocker: cannot write to standard output: it is closed\n"),
+        ("2>&-", ""),
+    ],
+)
+def test_output_that_cannot_be_written_is_an_error_and_talk_is_not(unprivileged, redirection, said):
+    script = f"exec {unprivileged.python} -m udocker -q images {redirection}"
+    done = unprivileged.run(["sh", "-c", script], check=False)
+    assert (done.returncode, done.stderr) == (1 if said else 0, said)
+
+
 def test_without_a_standard_input_nothing_changes(unprivileged):
     words = ["sh", "-c", f"exec {unprivileged.python} -m udocker -q selftest <&-"]
     assert "usable" in unprivileged.run(words).stdout

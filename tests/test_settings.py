@@ -1,7 +1,13 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from udocker import settings
 from udocker.errors import UsageError
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def load(tmp_path, flags=None, **environment):
@@ -50,6 +56,26 @@ def test_a_file_in_the_current_directory_is_never_read(tmp_path, monkeypatch):
 
 def test_the_directory_may_begin_with_a_tilde(tmp_path):
     assert load(tmp_path, UDOCKER_DIR="~/u").directory == f"{tmp_path}/u"
+
+
+def test_a_file_is_looked_for_in_the_home_that_a_tilde_names(tmp_path):
+    (tmp_path / "u").mkdir()
+    (tmp_path / "u" / "udocker.conf").write_text("registry = file.example\n")
+    assert load(tmp_path, UDOCKER_DIR="~/u").registry == "file.example"
+
+
+@pytest.mark.root
+def test_a_user_without_a_home_needs_none_where_a_directory_is_named():
+    program = (
+        "import os; from udocker import errors, settings; os.setuid(61999)\n"
+        "for flags, variables in (({}, {'UDOCKER_DIR': '/d'}), ({'directory': '/d'}, {})):\n"
+        "    print(settings.load(flags, variables).directory)\n"
+        "try:\n    settings.load({}, {'UDOCKER_DIR': '~/d'})\n"
+        "except errors.UsageError as error:\n    print(error.message)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "/d\n/d\nthis user has no home directory\n", done.stderr
 
 
 def test_what_python_put_into_the_environment_is_not_the_callers(tmp_path):

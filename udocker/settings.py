@@ -64,17 +64,16 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) 
     Raises UsageError for a value of the wrong kind, naming where it stands.
     """
     home = environment.get("HOME") or _passwd_home()
-    chosen: dict[str, Any] = {}
-    user_file = os.path.join(environment.get("UDOCKER_DIR") or f"{home}/.udocker", "udocker.conf")
-    for path in (SYSTEM_FILE, user_file):
-        chosen.update(_read_file(path))
+    usual = environment.get("UDOCKER_DIR") or (home and "~/.udocker")
+    chosen = _read_file(SYSTEM_FILE)
+    if usual:
+        chosen.update(_read_file(f"{_in_home(usual, home)}/udocker.conf"))
     for key, variable in _VARIABLES.items():
         text = environment.get(variable)
         if text:
             chosen[key] = _typed(key, text, f"${variable}")
     chosen.update({key: value for key, value in flags.items() if value is not None})
-    directory = str(chosen.pop("directory", "") or f"{home}/.udocker")
-    directory = os.path.abspath(home + directory[1:] if directory[:2] in ("~", "~/") else directory)
+    directory = _in_home(str(chosen.pop("directory", "") or "~/.udocker"), home)
     if ":" in directory or "," in directory or "\\" in directory:
         raise UsageError(
             f"the directory {directory!r} holds ':', ',' or '\\', which overlay mounts cannot name",
@@ -91,15 +90,26 @@ def _callers(environment: Mapping[str, str]) -> dict[str, str]:
     return own
 
 
+def _in_home(path: str, home: str) -> str:
+    """Return `path` made absolute, a `~` that begins it replaced by `home`. Raises UsageError."""
+    if path[:2] not in ("~", "~/"):
+        try:
+            return os.path.abspath(path)
+        except FileNotFoundError:
+            raise UsageError(f"no directory {path}: the current directory is gone") from None
+    if not home:
+        raise UsageError("this user has no home directory", hint="set HOME or UDOCKER_DIR")
+    return os.path.abspath(home + path[1:])
+
+
 def _passwd_home() -> str:
+    """Return the home directory that the account has, empty for an account that is unknown."""
     import pwd
 
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
-        raise UsageError(
-            "this user has no home directory", hint="set HOME or UDOCKER_DIR"
-        ) from None
+        return ""
 
 
 def _read_file(path: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import NoReturn
 
-CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CHECKOUT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 MAPPED = ("engines", "nvidia")
 """Top-level folders that are packages of `udocker`; setup.py says the same."""
 OPTIONAL = ("isal",)
@@ -40,7 +40,7 @@ class Options:
     """The words of the command line; from the first one that is not ours on, they are udocker's."""
 
     def __init__(self, words: Sequence[str]) -> None:
-        self.prefix = os.path.expanduser("~/.local")
+        self.prefix: str | None = None
         self.find_links: str | None = None
         self.uninstall = False
         self.arguments = self._read(list(words))
@@ -53,12 +53,13 @@ class Options:
                 self.uninstall = True
             elif words[0] in ("-h", "--help"):
                 self._help()
-            elif words[0] in ("--prefix", "--python", "--find-links"):
-                self._take(words[0], words[1:2])
-                del words[0]
+            elif words[0].partition("=")[0] in ("--prefix", "--python", "--find-links"):
+                option, equals, value = words[0].partition("=")
+                words = words if equals else words[1:]
+                self._take(option, [value] if equals else words[:1])
             else:
                 return words
-            del words[0]
+            words = words[1:]
         return []
 
     def _take(self, option: str, value: list[str]) -> None:
@@ -78,8 +79,8 @@ class Environment:
     """The environment of a user: where it lies, whether it is this checkout's, its making."""
 
     def __init__(self) -> None:
-        home = os.path.expanduser(os.environ.get("UDOCKER_DIR") or "~/.udocker")
-        if home.startswith("~"):
+        home = _in_home(os.environ.get("UDOCKER_DIR") or "~/.udocker")
+        if home is None:
             raise Failure("this user has no home directory: set HOME or UDOCKER_DIR")
         self.home = os.path.abspath(home)
         self.path = os.path.join(self.home, "env")
@@ -149,7 +150,11 @@ class Environment:
         old = os.path.realpath(self.path)
         link = f"{new}.link"
         os.symlink(os.path.basename(new), link)
-        os.replace(link, self.path)
+        try:
+            os.replace(link, self.path)
+        except OSError:
+            os.unlink(link)
+            raise
         if os.path.isdir(old):
             os.utime(old)  # replaced now: KEPT_S begins
 
@@ -178,25 +183,37 @@ class Environment:
 
 def main(words: Sequence[str]) -> None:
     """Install, or uninstall, and become udocker where there is something to do for it."""
+    if os.environ.get("HOME") == "":
+        del os.environ["HOME"]  # as for udocker itself: the account's home counts
     options = Options(words)
     environment = Environment()
-    link = os.path.join(options.prefix, "bin", "udocker")
+    prefixes = [options.prefix, _in_home("~/.local")]
+    links = [os.path.join(prefix, "bin", "udocker") for prefix in prefixes if prefix]
     if options.uninstall:
-        _uninstall(environment, link)
+        _uninstall(environment, links)
         return
     if not environment.is_current():
         _say(f"installing udocker in {environment.path}")
         environment.make(options.find_links)
-    _link(link, environment.launcher)
+    if links:
+        _link(links[0], environment.launcher)
     if options.arguments:
         os.execv(environment.launcher, [environment.launcher, *options.arguments])
 
 
-def _uninstall(environment: Environment, link: str) -> None:
-    if _points_to(link, environment.launcher):
+def _uninstall(environment: Environment, links: list[str]) -> None:
+    removed = [link for link in links if _points_to(link, environment.launcher)]
+    for link in removed:
         os.unlink(link)
     environment.remove()
-    _say(f"removed {link} and {environment.path}; images and containers stay in {environment.home}")
+    names = " and ".join([*removed, environment.path])
+    _say(f"removed {names}; images and containers stay in {environment.home}")
+
+
+def _in_home(path: str) -> str | None:
+    """Return `path` with a `~` that begins it replaced; None where there is no home directory."""
+    expanded = os.path.expanduser(path)
+    return None if expanded.startswith("~") else expanded
 
 
 def _sources() -> Iterator[str]:
@@ -237,7 +254,8 @@ def _install_dependencies(library: str, find_links: str | None, lock: int) -> No
             f"{_offline_hint(required)}"
         ) from None
     words = ["install", "--quiet", "--no-input", "--disable-pip-version-check"]
-    words += ["--only-binary", ":all:", "--target", library]
+    # the prefix that a user's settings may name cannot go with a target
+    words += ["--only-binary", ":all:", "--target", library, "--prefix="]
     words += ["--no-index", "--find-links", find_links] if find_links else []
     said = _run_pip([*pip, *words, *required], lock)
     if said is not None:
@@ -265,8 +283,10 @@ def _run_pip(command: list[str], lock: int) -> str | None:
     """Run pip to its end. Return None, or what it said where it failed."""
     from subprocess import PIPE, STDOUT, run
 
-    unwanted = ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_PREFIX")
+    unwanted = ("PYTHONPATH", "PYTHONHOME")
     env = {name: value for name, value in os.environ.items() if name not in unwanted}
+    # beat what the user's pip.conf says
+    env.update(PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0")
     # pip keeps the lock: when this process is killed, no other one sweeps below its hands
     done = run(
         command, stdout=PIPE, stderr=STDOUT, env=env, text=True, check=False, pass_fds=[lock]
@@ -322,7 +342,9 @@ def _link(link: str, launcher: str) -> None:
     if directory in os.environ.get("PATH", "").split(os.pathsep):
         _say(f"linked as {link}")
     else:
-        _say(f"linked as {link}, which is not on PATH: export PATH={directory}:$PATH")
+        from shlex import quote
+
+        _say(f"linked as {link}, which is not on PATH: export PATH={quote(directory)}:$PATH")
 
 
 def _points_to(link: str, target: str) -> bool:

@@ -10,12 +10,15 @@ fail() {
 
 # Print the word after --python, if it stands among the options.
 wanted_python() {
-    while [ $# -gt 1 ]; do
+    while [ $# -gt 0 ]; do
         case $1 in
-            --python) printf '%s\n' "$2" && return ;;
-            --prefix | --find-links) shift 2 ;;
+            --python) printf '%s\n' "${2-}" && return ;;
+            --python=*) printf '%s\n' "${1#*=}" && return ;;
+            --prefix | --find-links) [ $# -lt 2 ] || shift ;;
+            --prefix=* | --find-links=* | --uninstall) ;;
             *) return ;;
         esac
+        shift
     done
 }
 
@@ -26,7 +29,7 @@ suits() {
 # Print the Python of the present environment: another one first on PATH is no reason for a new.
 present_python() {
     record=${UDOCKER_DIR:-${HOME:-}/.udocker}/env/python
-    if [ -r "$record" ] && IFS= read -r python <"$record" && [ -x "$python" ]; then
+    if [ -r "$record" ] && IFS= read -r python <"$record" && suits "$python"; then
         printf '%s\n' "$python"
     fi
 }
@@ -49,4 +52,7 @@ fi
 [ -n "$python" ] || fail "no Python 3.9 or newer on PATH: load a module, install one, \
 or name it with --python PATH"
 
-exec "$python" -IS "$(dirname "$0")/bootstrap.py" "$@"
+case $0 in
+    */*) exec "$python" -IS "${0%/*}/bootstrap.py" "$@" ;;
+    *) exec "$python" -IS bootstrap.py "$@" ;;
+esac

@@ -43,14 +43,38 @@ def pip_command(directory: str, find_links: str | None = None) -> list[str]:
 
     Raises NoPip.
     """
-    own = [sys.executable, "-m", "pip"]
+    own = _starting_pip([])
     if subprocess.run([*own, "--version"], capture_output=True, check=False).returncode == 0:
         return own
     wheel = bundled_wheel([*ensurepip_directories(), *filter(None, [find_links])])
     if wheel is None:
         wheel = fetched_wheel(configured_indexes(os.environ), directory)
     # a wheel is a zip file, and pip runs from one
-    return [sys.executable, f"{wheel}/pip"]
+    return _starting_pip([wheel])
+
+
+def _starting_pip(path: list[str]) -> list[str]:
+    """Return what `-m pip` would be, with `path` first where modules are looked for.
+
+    The current directory is not among these places: a file of the user's could be named as one.
+    """
+    program = f"import sys; sys.path[:1] = {path!r}; "
+    if not _has_distutils():
+        # Source: pip, _internal/locations/__init__.py, _should_use_sysconfig
+        program += "import sysconfig; sysconfig._PIP_USE_SYSCONFIG = True; "
+    program += "import runpy; runpy.run_module('pip', run_name='__main__', alter_sys=True)"
+    return [sys.executable, "-c", program]
+
+
+def _has_distutils() -> bool:
+    """Tell whether distutils is whole, if pip wants it here; Debian 11 packs it by itself."""
+    if sys.version_info >= (3, 10):
+        return True
+    try:
+        import distutils.cmd  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def ensurepip_directories() -> list[str]:

@@ -73,7 +73,7 @@ environment() {
     path=$PWD/.venv/$version-$(cksum <setup.py | tr ' ' -)
     if [ ! -d "$path" ]; then
         say "making $path"
-        make_environment "$path.$$" || { rm -rf "$path.$$" && return 1; }
+        make_environment "$path.$$" >&2 || { rm -rf "$path.$$" && return 1; }
         mv "$path.$$" "$path"
     fi
     printf '%s\n' "$path/bin/python"
@@ -110,7 +110,10 @@ if [ -n "$missing" ] && can_install; then
     missing=$(missing_packages)
 fi
 
-venv=$(environment) || { say "no environment to test in could be made"; exit 1; }
+venv=$(environment) || {
+    say "no environment to test in could be made${missing:+; not installed: $missing}"
+    exit 1
+}
 check ruff "$venv" -m ruff check .
 check mypy "$venv" -m mypy
 if is_there shellcheck; then

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-from importlib.util import find_spec
 
 from udocker.errors import UdockerError
 from udocker.host import elf, ldcache
 from udocker.host.root import MAX_LINKS, Root
 from udocker.images import builder
 from udocker.images.builder import Entry, LayoutBuilder
+from udocker.images.decompress import reads_zstd
 from udocker.oci import Platform
 from udocker.values import dataclass
 
@@ -53,7 +53,7 @@ def build(layout: str, search_path: str, host: Root | None = None) -> Sample:
     folders = [f"{DIRECTORY}/bin", *map(os.path.dirname, programs.values())]
     sample = Sample(":".join(dict.fromkeys(folders)), bool(smi_libraries))
     images = LayoutBuilder(layout)
-    compression = "zstd" if find_spec("zstandard") else "gzip"
+    compression = "zstd" if reads_zstd() else "gzip"
     layers = [
         images.layer(_base_entries(programs["sh"])),
         images.layer(_host_entries(host, programs.values(), smi_libraries)),
