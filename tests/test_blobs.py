@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -97,3 +98,29 @@ def test_a_blob_of_another_size_is_not_there(store):
     with open(path, "wb") as file:
         file.write(DATA[:-1])
     assert not store.has(BLOB)
+
+
+def leave(store, owner, size, *, blob=BLOB, age_s=0):
+    os.makedirs(store.partial, exist_ok=True)
+    path = f"{store.partial}/sha256-{blob.digest.hex}.{owner}"
+    with open(path, "wb") as file:
+        file.write(DATA[:size])
+    os.utime(path, (time.time() - age_s,) * 2)
+    return path
+
+
+def test_what_was_left_of_a_blob_is_removed_when_the_blob_is_here_or_it_is_old(store):
+    dead, alive = (f"{os.uname().nodename}-{pid}" for pid in (999999999, os.getppid()))
+    other = Descriptor(OCI_LAYER, Digest.of(b"other"), 5)
+    store.put(DATA)
+    gone = [leave(store, dead, 10), leave(store, dead, 1, blob=other, age_s=8 * 86400)]
+    kept = [leave(store, alive, 10), leave(store, f"{dead}1", 1, blob=other)]
+    store.sweep()
+    assert [os.path.exists(path) for path in gone + kept] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
+def test_content_is_kept_under_the_algorithm_asked_for(store, algorithm):
+    digest = store.put(DATA, algorithm)
+    assert (digest.algorithm, store.read(digest, len(DATA))) == (algorithm, DATA)
+    assert os.listdir(store.partial) == []

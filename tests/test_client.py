@@ -490,6 +490,12 @@ def test_a_manifest_is_bounded():
         client(server.host).manifest(named(server.host))
 
 
+@pytest.mark.parametrize("code", [405, 501])
+def test_a_registry_that_does_not_know_head_tells_no_digest(code):
+    with Server(lambda asked: Reply(code)) as server:
+        assert client(server.host).head(named(server.host)) is None
+
+
 def test_a_sha512_digest_is_verified():
     data = document(mediaType=MANIFEST)
     name = "cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc83f4a921d36ce9ce"

@@ -70,6 +70,7 @@ def test_a_copied_tree_has_the_same_links_modes_and_times(tmp_path):
     os.utime(source / "f", ns=(1, 2_000_000_001))
     os.link(source / "f", source / "g")
     (source / "l").symlink_to("/nowhere")
+    os.mkfifo(source / "p", 0o600)
     copy = tmp_path / "copy"
     trees.copy_tree(str(source), str(copy))
     assert (copy / "f").read_bytes() == (source / "f").read_bytes()
@@ -77,7 +78,23 @@ def test_a_copied_tree_has_the_same_links_modes_and_times(tmp_path):
     assert stat.S_IMODE(os.stat(copy / "f").st_mode) == 0o604
     assert os.stat(copy / "f").st_ino == os.stat(copy / "g").st_ino != os.stat(source / "f").st_ino
     assert os.readlink(copy / "l") == "/nowhere"
+    assert stat.filemode(os.stat(copy / "p").st_mode) == "prw-------"
     assert stat.S_IMODE(os.stat(copy).st_mode) == 0o751
+
+
+def test_a_copy_has_the_holes_of_the_original(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    with open(source / "f", "wb") as file:
+        for start in (1 << 20, 1 << 25):
+            file.seek(start)
+            file.write(b"data")
+        file.truncate(1 << 26)
+    trees.copy_tree(str(source), str(tmp_path / "copy"))
+    copy = tmp_path / "copy" / "f"
+    assert (os.stat(copy).st_size, os.stat(copy).st_blocks < 1000) == (1 << 26, True)
+    with open(copy, "rb") as file:
+        assert os.pread(file.fileno(), 8, (1 << 25) - 2) == b"\0\0data\0\0"
 
 
 def test_a_lock_is_held_by_the_programs_that_inherit_it(tmp_path):

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -35,3 +37,11 @@ def test_what_json_is_lax_about_is_an_error(text):
 
 def test_a_number_with_a_fraction_is_read():
     assert fastjson.loads(b' {"a": [1.5, -2e3]}\n') == {"a": [1.5, -2000.0]}
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a', '{"a":[1', '{"a" 1}', '"\\u12', "[1,", "tru"])
+def test_broken_text_is_a_value_error_also_where_json_was_never_imported(text):
+    program = "import sys; from udocker import fastjson\nprint('json' in sys.modules)\n"
+    program += "try: fastjson.loads(sys.argv[1])\nexcept ValueError: print('ValueError')"
+    done = subprocess.run([sys.executable, "-Sc", program, text], capture_output=True, check=True)
+    assert done.stdout.split() == [b"False", b"ValueError"]

@@ -1,5 +1,6 @@
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -86,6 +87,23 @@ def test_nothing_is_thrown_away_while_a_pull_is_going_on(store):
     assert not os.path.exists(image.tree)
 
 
+def test_what_a_container_needs_of_a_removed_image_stays(store):
+    image = add(store, "a:1")
+    config = store.read_manifest(image).config.digest
+    store.remove(image, frozenset((config.hex, image.chain_id.hex)))
+    assert os.path.isdir(image.tree)
+    assert store.config(config).chain_id == image.chain_id
+    store.collect_garbage(frozenset())
+    assert not os.path.exists(image.tree)
+    assert not os.path.exists(store.blobs.path(config))
+
+
+def test_an_index_that_cannot_be_read_now_is_not_set_aside(store):
+    os.mkdir(f"{store.layout}/index.json")
+    with pytest.raises(StoreError):
+        store.set_aside_broken_index()
+
+
 def test_an_id_that_several_images_have_is_refused(store):
     images = [add(store, f"a:{number}", bytes([number])) for number in range(3)]
     shared = os.path.commonprefix([image.manifest.digest.hex for image in images])
@@ -105,6 +123,8 @@ def test_what_a_dead_process_prepared_is_thrown_away(store):
     os.makedirs(f"{left}/x")
     alive = store.new_stage()
     os.rename(alive, alive.replace(str(os.getpid()), str(os.getppid())))
+    with open(left.replace("tree", "draft"), "w") as draft:
+        draft.write("x")
     store.prepare()
     assert len(os.listdir(store.partial)) == 1
 
@@ -149,6 +169,18 @@ def test_the_name_of_a_container_that_vanished_is_free(containers, store):
     assert containers.find(new(containers, store, "web").id)
 
 
+def test_the_name_of_a_container_that_vanished_goes_to_one_of_those_who_want_it(containers, store):
+    for _ in range(20):
+        gone = new(containers, store)
+        containers.remove(gone)
+        os.makedirs(containers.names_directory, exist_ok=True)
+        os.symlink(f"../{gone.id}", f"{containers.names_directory}/web")
+        with ThreadPoolExecutor(8) as pool:
+            tries = [pool.submit(new, containers, store, "web") for _ in range(8)]
+        assert [attempt.exception() for attempt in tries].count(None) == 1
+        containers.remove(containers.get("web"))
+
+
 @pytest.mark.parametrize("name", ["", "-a", "a/b", "a b", ".", "ü", "a\n"])
 def test_words_that_are_no_names_are_refused(containers, store, name):
     with pytest.raises(UsageError):
@@ -172,6 +204,18 @@ def test_what_a_killed_run_should_have_removed_is_removed_later(containers, stor
     kept = new(containers, store)
     containers.remove_leftovers()
     assert containers.containers() == [kept]
+
+
+def test_a_run_that_is_about_to_begin_is_not_what_a_killed_one_left(containers, store):
+    image = add(store, "a:1")
+    config = store.read_manifest(image).config.digest
+    container = containers.plan(image, config, ephemeral=True)
+    lock = containers.add_locked(container)
+    containers.remove_leftovers()
+    assert containers.containers() == [container]
+    lock.release()
+    containers.remove_leftovers()
+    assert containers.containers() == []
 
 
 def test_an_id_of_several_images_is_an_error(store):

@@ -105,6 +105,38 @@ def test_a_broken_manifest_is_refused_with_the_reason(data, said):
         Manifest.from_bytes(data, oci.OCI_MANIFEST)
 
 
+@pytest.mark.parametrize("kind", oci.UNTYPED_CONFIGS)
+def test_a_config_without_a_type_of_its_own_is_read_in_dockers_manifests_only(kind):
+    data = manifest(config={**CONFIG, "mediaType": kind})
+    assert Manifest.from_bytes(data, oci.DOCKER_MANIFEST).config.media_type == kind
+    with pytest.raises(InvalidDocument, match="artifact"):
+        oci_manifest(data)
+
+
+def test_null_is_an_empty_list_of_layers():
+    assert oci_manifest(manifest(layers=None)).layers == ()
+    read = ImageConfig.from_bytes(config(rootfs={"type": "layers", "diff_ids": None}))
+    assert read.diff_ids == ()
+
+
+@pytest.mark.parametrize("name", ["\n", "\x1b[2J", "\x9b2J", "\ud800", "a" * 1000])
+def test_what_could_forge_messages_is_no_platform(name):
+    with pytest.raises(InvalidDocument, match="platform"):
+        ImageConfig.from_bytes(config(architecture=name))
+
+
+def test_a_message_quotes_a_part_of_what_is_wrong_only():
+    for changes in (
+        {"config": {**CONFIG, "mediaType": "x\n" * 9999}},
+        {"layers": [{**LAYER, "mediaType": "x\n" * 9999}]},
+        {"mediaType": "x\n" * 9999},
+    ):
+        with pytest.raises(InvalidDocument) as caught:
+            oci_manifest(manifest(**changes))
+        assert len(caught.value.message) < 400
+        assert "\n" not in caught.value.message
+
+
 def test_a_config_says_what_to_run():
     process = {"Env": ["A=b"], "Entrypoint": ["/e"], "Cmd": ["c"], "User": "u", "WorkingDir": "/w"}
     read = ImageConfig.from_bytes(config(config=process))

@@ -7,15 +7,19 @@ import random
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
-from images import COMPRESSIONS, add_image, add_index
+from images import COMPRESSIONS, HERE, add_image, add_index
 from registries import (
+    KIND,
     PASSWORD,
     USER,
     DockerRegistry,
     Layout,
     Proxy,
+    Reply,
+    Server,
     Tls,
     TokenServer,
     body,
@@ -23,6 +27,8 @@ from registries import (
     status,
 )
 from tarballs import archive, device, file, folder, hard_link, symlink
+
+from udocker.registry.loopback import LoopbackRegistry
 
 BASE = archive(folder("etc"), file("etc/name", b"base\n"), file("etc/gone", b"x"), folder("srv"))
 TOP = archive(file("etc/name", b"top\n"), file("etc/.wh.gone"), hard_link("etc/same", "etc/name"))
@@ -321,3 +327,52 @@ def test_without_a_terminal_there_is_a_line_for_each_layer(unprivileged, registr
     for layer in layout.layers(entry):
         assert f"{layer['digest'][7:19]}: done" in done.stderr
     assert "\r" not in done.stderr
+
+
+def test_an_image_named_by_sha512_throughout_is_pulled(unprivileged, layout):
+    def blob(data, kind):
+        name = hashlib.sha512(data).hexdigest()
+        os.makedirs(f"{layout.directory}/blobs/sha512", exist_ok=True)
+        with open(f"{layout.directory}/blobs/sha512/{name}", "wb") as file:
+            file.write(data)
+        return {"mediaType": f"{KIND}.{kind}", "digest": f"sha512:{name}", "size": len(data)}
+
+    layers = [blob(BASE, "layer.v1.tar")]
+    rootfs = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
+    config = {"architecture": HERE, "os": "linux", "rootfs": rootfs}
+    manifest = {"schemaVersion": 2, "mediaType": f"{KIND}.manifest.v1+json", "layers": layers}
+    manifest["config"] = blob(json.dumps(config).encode(), "config.v1+json")
+    entry = blob(json.dumps(manifest).encode(), "manifest.v1+json")
+    layout.name(entry, ["one"])
+    with LoopbackRegistry(layout.directory) as host:
+        for name in (f"{host}/img:one", f"{host}/img@{entry['digest']}"):
+            unprivileged.udocker("pull", name)
+            assert os.path.exists(f"{tree_of(unprivileged, name)}/etc/name")
+            assert json.loads(unprivileged.udocker("inspect", name).stdout) == config
+
+
+def test_a_hostile_layer_that_comes_slowly_is_refused_with_the_reason(unprivileged, layout):
+    add_image(layout, "img:1", [archive(file("a/.wh..")) + NOISE], compression="")
+    manifest = layout.read(layout.manifests[0])
+
+    def reply(asked):
+        if "/manifests/" in asked.path:
+            return Reply(headers={"Content-Type": f"{KIND}.manifest.v1+json"}, body=manifest)
+        return Reply(body=layout.read({"digest": asked.path.rpartition("/")[2]}))
+
+    with SlowServer(reply) as server:
+        done = unprivileged.udocker("pull", f"{server.host}/img:1", check=False)
+    assert done.returncode == 1
+    assert "is a whiteout of nothing" in done.stderr
+
+
+class SlowServer(Server):
+    """Sends large bodies in parts, with pauses between them."""
+
+    def send(self, handler, reply):
+        body, part = reply.body, 1 << 18
+        headers = {"Content-Length": str(len(body)), **reply.headers}
+        super().send(handler, replace(reply, headers=headers, body=body[:part]))
+        for start in range(part, len(body), part):
+            time.sleep(0.03)
+            handler.wfile.write(body[start : start + part])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 TYPE_CHECKING = False
@@ -32,18 +34,35 @@ def say_error(error: UdockerError) -> None:
 
 
 def put(text: str) -> None:
-    """Write a line of data."""
-    _write(sys.stdout, text)
+    """Write a line of data. Raises UdockerError where it cannot be written, on a full disk say."""
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
+        _write(sys.stdout, text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from udocker.errors import UdockerError
+
+        drop_output()
+        raise UdockerError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def drop_output() -> None:
+    """What is left of the output goes nowhere: Python's own attempt at exit would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _write(stream: Any, text: str) -> None:
     """Write printable text: names from outside must not drive the terminal."""
+    if stream is None:  # the caller closed standard error, and wants no talk
+        return
     clean = text.encode("utf-8", "backslashreplace").decode() if not text.isascii() else text
     stream.write(clean.translate(_CONTROLS) + "\n")
     stream.flush()
 
 
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), 127)}
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

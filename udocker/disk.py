@@ -36,9 +36,20 @@ def make_directory(path: str) -> str:
     return path
 
 
-def write_whole(path: str, data: bytes, *, mode: int = 0o644, sync: bool = True) -> None:
-    """Make `path` hold `data`: a reader sees the old content or the new, never a part of it."""
-    draft = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
+def owner() -> str:
+    """Return who this process is among those that share a store: `host-pid`."""
+    return f"{os.uname().nodename}-{os.getpid()}"
+
+
+def write_whole(
+    path: str, data: bytes, *, mode: int = 0o644, sync: bool = True, drafts: str | None = None
+) -> None:
+    """Make `path` hold `data`: a reader sees the old content or the new, never a part of it.
+
+    In the directory `drafts`, or else beside `path`, lies what a killed process leaves.
+    """
+    beginning = f"{drafts}/draft" if drafts else path
+    draft = f"{beginning}.{owner()}.{os.urandom(4).hex()}"
     try:
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
@@ -59,7 +70,9 @@ def read(path: str, limit_bytes: int) -> bytes | None:
     """Return the content of a file of the store; None when there is no such file."""
     try:
         with open(path, "rb") as file:
-            data = file.read(limit_bytes + 1)
+            # a buffer of the whole limit does not fit where a batch system limits memory
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(size, limit_bytes) + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -111,11 +124,15 @@ class Lock:
 
     def pass_on(self) -> None:
         """Let programs that this process becomes or starts hold the lock too."""
-        # out of the way of the low numbers that programs use by habit
-        number = fcntl.fcntl(self.fd, fcntl.F_DUPFD, 200)
-        os.close(self.fd)
-        self.fd = number
-        os.set_inheritable(number, True)
+        for least in (200, 50, 10):  # out of the way of the numbers that programs use by habit
+            try:
+                number = fcntl.fcntl(self.fd, fcntl.F_DUPFD, least)
+            except OSError:  # this user may not have that many open files
+                continue
+            os.close(self.fd)
+            self.fd = number
+            break
+        os.set_inheritable(self.fd, True)
 
     def release(self) -> None:
         """Give the lock back."""

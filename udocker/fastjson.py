@@ -50,8 +50,10 @@ def loads(data: bytes | str) -> Any:
 
             return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
         value, end = _json.make_scanner(_Context)(text, 0)  # type: ignore[arg-type]
-    except (RecursionError, StopIteration) as error:
-        raise ValueError("not a JSON value, or nested too deeply") from error
+    except (RecursionError, StopIteration, SystemError) as error:
+        # SystemError: in some Pythons (3.11) the scanner raises the error of the module json if
+        # that was imported, and nothing otherwise. Source: CPython, _json.c, raise_errmsg.
+        raise ValueError("not JSON, or nested too deeply") from error
     if end != len(text):
         raise ValueError(f"text after the JSON value at character {end}")
     return value

@@ -30,6 +30,11 @@ DOCKER_SCHEMA1 = (
 INDEX_TYPES = (OCI_INDEX, DOCKER_INDEX)
 MANIFEST_TYPES = (OCI_MANIFEST, DOCKER_MANIFEST)
 CONFIG_TYPES = (OCI_CONFIG, DOCKER_CONFIG)
+UNTYPED_CONFIGS = ("application/octet-stream", "application/json", "text/html", "")
+"""What registries of 2016 made of the config's type; docker reads such images to this day.
+
+Source: moby, distribution/registry.go, `ImageTypes`; distribution issue 1621.
+"""
 LAYER_PREFIXES = (
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.nondistributable.v1.tar",
@@ -40,6 +45,7 @@ REF_NAME = "org.opencontainers.image.ref.name"
 MAX_DOCUMENT_BYTES = 16 << 20
 """Largest manifest, index or config that is read (the distribution API asks for 4 MiB or more)."""
 
+_MAX_WORD = 100
 _HEX_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128}
 _HEX_DIGITS = frozenset("0123456789abcdef")
 
@@ -64,11 +70,11 @@ class Digest:
         return Digest(algorithm, hex_digits)
 
     @staticmethod
-    def of(data: bytes) -> Digest:
-        """Return the sha256 digest of `data`."""
+    def of(data: bytes, algorithm: str = "sha256") -> Digest:
+        """Return the digest of `data`."""
         import hashlib
 
-        return Digest("sha256", hashlib.sha256(data).hexdigest())
+        return Digest(algorithm, hashlib.new(algorithm, data).hexdigest())
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
@@ -224,17 +230,20 @@ class Manifest:
         members = _document(data, "manifest")
         stated = members.get("mediaType")
         if stated is not None and stated != media_type:
-            raise InvalidDocument(f"manifest says it is {stated!r} but came as {media_type!r}")
+            said = repr(stated)[:100]
+            raise InvalidDocument(f"manifest says it is {said} but came as {media_type!r}")
         config = Descriptor.from_json(members.get("config"))
-        if config.media_type not in CONFIG_TYPES:
+        untyped = media_type == DOCKER_MANIFEST and config.media_type in UNTYPED_CONFIGS
+        if config.media_type not in CONFIG_TYPES and not untyped:
             raise InvalidDocument(
-                f"not a container image but an artifact (config type {config.media_type})"
+                f"not a container image but an artifact (config type {config.media_type[:100]!r})"
             )
-        entries = _typed(members.get("layers"), list, "manifest: layers")
+        entries = _list(members, "layers", "manifest")
         layers = tuple(Descriptor.from_json(entry) for entry in entries)
         for layer in layers:
             if not layer.media_type.startswith(LAYER_PREFIXES):
-                raise InvalidDocument(f"layer type {layer.media_type!r} is not a file system layer")
+                kind = layer.media_type[:100]
+                raise InvalidDocument(f"layer type {kind!r} is not a file system layer")
         return Manifest(media_type, config, layers)
 
 
@@ -258,8 +267,9 @@ class ImageConfig:
         members = _document(data, "image config")
         rootfs = _typed(members.get("rootfs"), dict, "image config: rootfs")
         if rootfs.get("type") != "layers":
-            raise InvalidDocument(f"image config: rootfs type {rootfs.get('type')!r} is unknown")
-        diff_ids = _typed(rootfs.get("diff_ids"), list, "image config: diff_ids")
+            kind = repr(rootfs.get("type"))[:100]
+            raise InvalidDocument(f"image config: rootfs type {kind} is unknown")
+        diff_ids = _list(rootfs, "diff_ids", "image config")
         process = _typed(members.get("config") or {}, dict, "image config: config")
         return ImageConfig(
             platform=_platform(members),
@@ -299,11 +309,10 @@ def _document(data: bytes, what: str) -> dict[str, Any]:
 
 def _platform(members: Mapping[str, Any]) -> Platform:
     names = _typed(members, dict, "platform")
-    os_name = _optional_string(names, "os").lower() or "linux"
-    architecture, variant = _normal_architecture(
-        _optional_string(names, "architecture").lower(), _optional_string(names, "variant").lower()
-    )
-    return Platform(os_name, architecture, variant)
+    words = [_optional_string(names, key).lower() for key in ("os", "architecture", "variant")]
+    if any(len(word) > _MAX_WORD or not word.isprintable() for word in words):
+        raise InvalidDocument("platform: a name is too long, or cannot be printed")
+    return Platform(words[0] or "linux", *_normal_architecture(words[1], words[2]))
 
 
 _KINDS = {"dict": "an object", "list": "a list", "str": "a string"}
@@ -313,6 +322,13 @@ def _typed(value: Any, kind: type, what: str) -> Any:
     if not isinstance(value, kind):
         raise InvalidDocument(f"{what} is not {_KINDS[kind.__name__]}")
     return value
+
+
+def _list(members: Mapping[str, Any], key: str, what: str) -> list[Any]:
+    """Return a list that has to be there; `null` is how Go writes an empty one."""
+    value = members.get(key, "")
+    entries: list[Any] = _typed([] if value is None else value, list, f"{what}: {key}")
+    return entries
 
 
 def _string(members: Mapping[str, Any], key: str, what: str) -> str:

@@ -9,6 +9,10 @@ import stat
 
 from udocker.disk import store_error
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _FICLONE = 0x40049409
 """The ioctl by which a file shares another's extents. Source: ioctl_ficlone(2)."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -34,7 +38,7 @@ def _copy_directory(source: str, destination: str, seen: dict[tuple[int, int], s
                 _copy_directory(entry.path, copy, seen)
             elif entry.is_symlink():
                 os.symlink(os.readlink(entry.path), copy)
-            elif entry.is_file(follow_symlinks=False):
+            else:
                 _copy_file(entry.path, copy, seen)
     _copy_attributes(source, destination)
 
@@ -44,6 +48,11 @@ def _copy_file(source: str, destination: str, seen: dict[tuple[int, int], str]) 
     first = seen.setdefault((status.st_dev, status.st_ino), destination)
     if first != destination:
         os.link(first, destination)
+        return
+    if not stat.S_ISREG(status.st_mode):  # a pipe; sockets are nothing without their programs
+        if stat.S_ISFIFO(status.st_mode):
+            os.mkfifo(destination)
+            _copy_attributes(source, destination)
         return
     reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     writer = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -59,11 +68,26 @@ def _copy_content(reader: int, writer: int, size_bytes: int) -> None:
     try:
         fcntl.ioctl(writer, _FICLONE, reader)
     except OSError:  # no shared extents here
-        while size_bytes > 0:
-            copied = os.sendfile(writer, reader, None, size_bytes)
-            if not copied:
+        os.ftruncate(writer, size_bytes)
+        for start, end in _parts(reader):
+            os.lseek(reader, start, os.SEEK_SET)
+            os.lseek(writer, start, os.SEEK_SET)
+            while start < end and (copied := os.sendfile(writer, reader, None, end - start)):
+                start += copied
+
+
+def _parts(file: int) -> Iterator[tuple[int, int]]:
+    """Yield where a file holds data, as start and end: what lies between are holes."""
+    end = 0
+    while True:
+        try:
+            start = os.lseek(file, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
                 return
-            size_bytes -= copied
+            raise
+        end = os.lseek(file, start, os.SEEK_HOLE)
+        yield start, end
 
 
 def _copy_attributes(source: str, destination: str) -> None:

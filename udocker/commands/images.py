@@ -6,8 +6,14 @@ import click
 
 from udocker import console
 from udocker.commands.stores import Stores
+from udocker.errors import StoreError
 from udocker.reference import Reference
 from udocker.settings import Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udocker.images.store import Image, ImageStore
+    from udocker.oci import Descriptor
 
 
 @click.command()
@@ -25,15 +31,23 @@ def command(settings: Settings, quiet: bool, long: bool, show_platform: bool) ->
         return
     rows = []
     for image in images:
-        manifest = store.read_manifest(image)
-        size = sum(layer.size_bytes for layer in manifest.layers)
-        name = Reference.parse(image.name).familiar
-        row = [name, image.short_id, console.human_size(size)]
+        layers = _layers(store, image)
+        size = "damaged" if layers is None else _human_size(*layers)
+        row = [Reference.parse(image.name).familiar, image.short_id, size]
         rows.append([*row, str(image.manifest.platform)] if show_platform else row)
         if long:
-            rows += [
-                [f"  {layer.digest}", "", console.human_size(layer.size_bytes)]
-                for layer in manifest.layers
-            ]
+            rows += [[f"  {layer.digest}", "", _human_size(layer)] for layer in layers or ()]
     header = ["REPOSITORY:TAG", "IMAGE ID", "SIZE"]
     console.table([*header, "PLATFORM"] if show_platform else header, rows)
+
+
+def _layers(store: ImageStore, image: Image) -> tuple[Descriptor, ...] | None:
+    """Return the layers of an image; None when its manifest cannot be read."""
+    try:
+        return store.read_manifest(image).layers
+    except StoreError:
+        return None
+
+
+def _human_size(*layers: Descriptor) -> str:
+    return console.human_size(sum(layer.size_bytes for layer in layers))

@@ -28,6 +28,7 @@ def command(settings: Settings, path_only: bool, name: str) -> None:
         console.put(image.tree)
         return
     digest = stores.images.read_manifest(image).config.digest
+    stores.images.config(digest)  # raises for one that is damaged
     console.put(_pretty(stores.images.blobs.read(digest, MAX_DOCUMENT_BYTES)))
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 256 << 10
 _STALE_S = 6 * 3600
 """A partial blob of another host that nobody wrote to for so long was left."""
+_UNWANTED_S = 7 * 86400
+"""A partial blob that nobody continued for so long is not wanted any more."""
 
 
 class BlobStore:
@@ -48,12 +50,13 @@ class BlobStore:
             raise StoreError(f"blob {digest} is missing here", hint="pull the image again")
         return data
 
-    def put(self, data: bytes) -> Digest:
+    def put(self, data: bytes, algorithm: str = "sha256") -> Digest:
         """Keep `data` under its digest; harmless when it is there already."""
-        digest = Digest.of(data)
+        digest = Digest.of(data, algorithm)
         path = self.path(digest)
+        disk.make_directory(self.partial)
         disk.make_directory(os.path.dirname(path))
-        disk.write_whole(path, data)
+        disk.write_whole(path, data, drafts=self.partial)
         return digest
 
     def begin(self, descriptor: Descriptor) -> PartialBlob:
@@ -61,7 +64,7 @@ class BlobStore:
         disk.make_directory(self.partial)
         disk.make_directory(os.path.dirname(self.path(descriptor.digest)))
         prefix = f"{descriptor.digest.algorithm}-{descriptor.digest.hex}."
-        own = f"{self.partial}/{prefix}{_owner()}"
+        own = f"{self.partial}/{prefix}{disk.owner()}"
         for name in sorted(os.listdir(self.partial)):
             left = f"{self.partial}/{name}"
             if name.startswith(prefix) and is_abandoned(left, name[len(prefix) :]):
@@ -72,9 +75,20 @@ class BlobStore:
                     continue
         return PartialBlob(own, self.path(descriptor.digest), descriptor)
 
-
-def _owner() -> str:
-    return f"{os.uname().nodename}-{os.getpid()}"
+    def sweep(self) -> None:
+        """Remove what dead processes left of blobs that are here by now, or left a week ago."""
+        for name in os.listdir(self.partial):
+            left = f"{self.partial}/{name}"
+            algorithm, dash, rest = name.partition("-")
+            hex_digits, dot, owner = rest.partition(".")
+            if not (dash and dot and is_abandoned(left, owner)):
+                continue
+            here = os.path.exists(f"{self.layout}/blobs/{algorithm}/{hex_digits}")
+            if here or _age_s(left) > _UNWANTED_S:
+                try:
+                    os.unlink(left)
+                except FileNotFoundError:  # another process was quicker
+                    continue
 
 
 def is_abandoned(path: str, owner: str) -> bool:

@@ -14,7 +14,7 @@ from udocker.images.zstdframes import Frames
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Protocol
+    from typing import Any, Protocol
 
     class Decoder(Protocol):
         """What the decoders of bz2, lzma and isal have in common."""
@@ -121,8 +121,8 @@ def _gzip() -> Codec:
         return _ZlibDecoder, zlib.error
     # Twice as fast as zlib: 827 against 392 MB/s of output.
     flag = igzip_lib.DECOMP_GZIP
-    # Its stubs call the class an instance.
-    broken: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
+    # Its stubs call the class an instance, and are not there where it is not installed.
+    broken: Any = igzip_lib.IsalError
     return lambda: igzip_lib.IgzipDecompressor(flag=flag), broken
 
 
@@ -164,6 +164,15 @@ def _bzip2() -> Codec:
     except ImportError as error:
         raise _unknown("bzip2", "a Python with the module bz2") from error
     return bz2.BZ2Decompressor, OSError
+
+
+def reads_zstd() -> bool:
+    """Tell whether layers that are compressed with zstd can be read here."""
+    try:
+        import zstandard  # noqa: F401
+    except ImportError:  # not there, or in a zip file, from which its library cannot be loaded
+        return False
+    return True
 
 
 def _zstd(pieces: Iterator[bytes]) -> Iterator[bytes]:

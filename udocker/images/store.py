@@ -60,18 +60,18 @@ class ImageStore:
 
     def images(self) -> tuple[Image, ...]:
         """Return all images in the order of their names."""
-        return tuple(sorted(map(self._image, self._entries()), key=lambda image: image.name))
+        return tuple(sorted(map(self._image, self._own_entries()), key=lambda image: image.name))
 
     def find(self, reference: Reference) -> Image | None:
         """Return the image that a reference names; by digest where it has one."""
         if reference.digest is None:
             name = str(reference)
-            found = [e for e in self._entries() if e.annotation(REF_NAME) == name]
+            found = [e for e in self._own_entries() if e.annotation(REF_NAME) == name]
         else:
             digest, name = str(reference.digest), reference.name
             found = [
                 entry
-                for entry in self._entries()
+                for entry in self._own_entries()
                 if digest in (str(entry.digest), entry.annotation(SOURCE_DIGEST))
                 and (entry.annotation(REF_NAME) or "").startswith((f"{name}:", f"{name}@"))
             ]
@@ -81,7 +81,7 @@ class ImageStore:
         """Return the image whose id begins with `prefix` (6 hex digits or more)."""
         if len(prefix) < 6 or not set(prefix) <= set("0123456789abcdef"):
             return None
-        found = [entry for entry in self._entries() if entry.digest.hex.startswith(prefix)]
+        found = [entry for entry in self._own_entries() if entry.digest.hex.startswith(prefix)]
         if len({entry.digest for entry in found}) > 1:
             raise ImageNotFound(f"{prefix} begins the ids of several images")
         return self._image(found[0]) if found else None
@@ -91,14 +91,41 @@ class ImageStore:
         return image.manifest.annotation(SOURCE_DIGEST)
 
     def read_manifest(self, image: Image) -> Manifest:
-        """Return the image's manifest."""
+        """Return the image's manifest. Raises StoreError when it is missing or damaged."""
         data = self.blobs.read(image.manifest.digest, MAX_DOCUMENT_BYTES)
-        return Manifest.from_bytes(data, image.manifest.media_type)
+        try:
+            return Manifest.from_bytes(data, image.manifest.media_type)
+        except InvalidDocument as error:
+            raise _damaged(image.name, error) from error
 
     def read_config(self, image: Image) -> ImageConfig:
-        """Return the image's config."""
-        config = self.read_manifest(image).config
-        return ImageConfig.from_bytes(self.blobs.read(config.digest, MAX_DOCUMENT_BYTES))
+        """Return the image's config. Raises StoreError when it is missing or damaged."""
+        return self.config(self.read_manifest(image).config.digest)
+
+    def config(self, digest: Digest) -> ImageConfig:
+        """Return the config of that digest. Raises StoreError when it is missing or damaged."""
+        data = self.blobs.read(digest, MAX_DOCUMENT_BYTES)
+        try:
+            return ImageConfig.from_bytes(data)
+        except InvalidDocument as error:
+            raise _damaged(f"blob {digest}", error) from error
+
+    def is_whole(self, image: Image) -> bool:
+        """Tell whether all of an image is here: its tree, its documents as they were, its layers.
+
+        Of layers only the sizes are compared: reading them could take minutes.
+        """
+        try:
+            manifest = self.read_manifest(image)
+            documents = (image.manifest.digest, manifest.config.digest)
+            intact = all(map(self._is_intact, documents))
+        except StoreError:
+            return False
+        return intact and os.path.isdir(image.tree) and all(map(self.blobs.has, manifest.layers))
+
+    def _is_intact(self, digest: Digest) -> bool:
+        data = self.blobs.read(digest, MAX_DOCUMENT_BYTES)
+        return Digest.of(data, digest.algorithm) == digest
 
     def tree_path(self, chain_id: Digest) -> str:
         """Return where the tree of those layers lies or would lie.
@@ -117,16 +144,45 @@ class ImageStore:
         for path in (f"{self.layout}/blobs/sha256", self.trees, self.partial):
             disk.make_directory(path)
         if not os.path.exists(f"{self.layout}/oci-layout"):
-            disk.write_whole(f"{self.layout}/oci-layout", _LAYOUT)
+            disk.write_whole(f"{self.layout}/oci-layout", _LAYOUT, drafts=self.partial)
+        self.blobs.sweep()
         for name in os.listdir(self.partial):
-            path = f"{self.partial}/{name}"
-            if name.startswith("tree.") and is_abandoned(path, name[5:].rpartition(".")[0]):
-                trees.remove_tree(path)
+            kind, _, rest = name.partition(".")
+            left = f"{self.partial}/{name}"
+            if kind in ("tree", "draft") and is_abandoned(left, rest.rpartition(".")[0]):
+                self._throw_away(left)
+
+    def set_aside_broken_index(self) -> str | None:
+        """Give an index that cannot be read another name, so that images can be added again.
+
+        Returns that name, None when the index is good.
+        """
+        path = f"{self.layout}/index.json"
+        with self.lock("index"):
+            try:
+                self._entries()
+            except _BrokenIndex:
+                os.rename(path, f"{path}.broken")
+                return f"{path}.broken"
+        return None
 
     def new_stage(self) -> str:
         """Make a directory in which a tree can be prepared; `publish_tree` gives it its name."""
-        owner = f"{os.uname().nodename}-{os.getpid()}"
-        return disk.make_directory(f"{self.partial}/tree.{owner}.{os.urandom(4).hex()}")
+        return disk.make_directory(self._new_stage_path())
+
+    def _new_stage_path(self) -> str:
+        return f"{self.partial}/tree.{disk.owner()}.{os.urandom(4).hex()}"
+
+    def _throw_away(self, left: str) -> None:
+        """Remove a tree that has lost its name first, unless another process is doing so."""
+        own = self._new_stage_path()
+        try:
+            os.rename(left, own)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise disk.store_error(error, left) from error
+        trees.remove_tree(own)
 
     def publish_tree(self, prepared: str, chain_id: Digest) -> None:
         """Give a finished tree its name; where another process was first, its tree stays."""
@@ -153,12 +209,12 @@ class ImageStore:
             self._write_entries([*others, entry])
         return self._image(entry)
 
-    def remove(self, image: Image, keep_trees: frozenset[str] = frozenset()) -> None:
-        """Take the name away, and all content that neither images nor `keep_trees` (hex) need."""
+    def remove(self, image: Image, keep: frozenset[str] = frozenset()) -> None:
+        """Take the name away, and all content that neither images nor containers (`keep`) need."""
         with self.lock("index"):
             entries = [e for e in self._entries() if e.annotation(REF_NAME) != image.name]
             self._write_entries(entries)
-        self.collect_garbage(keep_trees)
+        self.collect_garbage(keep)
 
     def lock(self, name: str) -> disk.Lock:
         """Return the lock of that name, by which processes spare each other work."""
@@ -171,32 +227,41 @@ class ImageStore:
         lock.acquire(shared=True)
         return lock
 
-    def collect_garbage(self, keep_trees: frozenset[str]) -> None:
-        """Throw away blobs and trees that no image needs; nothing while a pull is going on."""
+    def collect_garbage(self, keep: frozenset[str]) -> None:
+        """Throw away blobs and trees that no image needs; nothing while a pull is going on.
+
+        `keep` are the digests, as hex, of what containers need of images that are gone.
+        """
         lock = self.lock("content")
         try:
             if lock.acquire(wait=False):
-                self._collect(keep_trees)
+                self._collect(keep)
         finally:
             lock.release()
 
-    def _collect(self, keep_trees: frozenset[str]) -> None:
+    def _collect(self, keep: frozenset[str]) -> None:
         images = self.images()
+        if len(images) == len(self._entries()):  # what other tools put here may need any blob
+            self._collect_blobs(images, keep)
+        kept = {image.chain_id.hex for image in images} | keep
+        for name in set(os.listdir(self.trees)) - kept:
+            self._throw_away(f"{self.trees}/{name}")
+
+    def _collect_blobs(self, images: tuple[Image, ...], keep: frozenset[str]) -> None:
         wanted = {image.manifest.digest.hex for image in images}
         for image in images:
             manifest = self.read_manifest(image)
             wanted.update(blob.digest.hex for blob in (manifest.config, *manifest.layers))
         for algorithm in os.listdir(f"{self.layout}/blobs"):
             directory = f"{self.layout}/blobs/{algorithm}"
-            for name in set(os.listdir(directory)) - wanted:
+            for name in set(os.listdir(directory)) - wanted - keep:
                 os.unlink(f"{directory}/{name}")
-        kept = {image.chain_id.hex for image in images} | keep_trees
-        for name in set(os.listdir(self.trees)) - kept:
-            doomed = f"{self.new_stage()}/tree"
-            os.rename(f"{self.trees}/{name}", doomed)
-            trees.remove_tree(os.path.dirname(doomed))
 
     # index.json
+
+    def _own_entries(self) -> list[Descriptor]:
+        """Return the entries that a pull made; other tools may have added some without a tree."""
+        return [entry for entry in self._entries() if entry.annotation(CHAIN_ID)]
 
     def _entries(self) -> list[Descriptor]:
         data = disk.read(f"{self.layout}/index.json", _INDEX_BYTES)
@@ -205,14 +270,25 @@ class ImageStore:
         try:
             return [Descriptor.from_json(entry) for entry in fastjson.loads(data)["manifests"]]
         except (ValueError, KeyError, TypeError, InvalidDocument) as error:
-            path = f"{self.layout}/index.json"
-            raise StoreError(f"{path} is broken: {error}") from error
+            raise _BrokenIndex(
+                f"{self.layout}/index.json is broken: {error!r}",
+                hint="pull an image, which begins a new one; no layer is brought again",
+            ) from error
 
     def _write_entries(self, entries: list[Descriptor]) -> None:
         index = {"schemaVersion": 2, "manifests": [entry.to_json() for entry in entries]}
-        disk.write_whole(f"{self.layout}/index.json", fastjson.dumps(index).encode())
+        data = fastjson.dumps(index).encode()
+        disk.write_whole(f"{self.layout}/index.json", data, drafts=self.partial)
 
     def _image(self, entry: Descriptor) -> Image:
         chain_id = Digest.parse(entry.annotation(CHAIN_ID) or "")
         name = entry.annotation(REF_NAME) or ""
         return Image(name, entry, chain_id, self.tree_path(chain_id))
+
+
+class _BrokenIndex(StoreError):
+    """The index was read and is none."""
+
+
+def _damaged(what: str, error: InvalidDocument) -> StoreError:
+    return StoreError(f"{what} is damaged here: {error.message}", hint="pull the image again")

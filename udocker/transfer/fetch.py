@@ -6,6 +6,7 @@ import hashlib
 import os
 import queue
 import threading
+from contextlib import closing
 
 from udocker import trees
 from udocker.errors import IntegrityError, UnpackError
@@ -15,7 +16,7 @@ from udocker.oci import Digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from udocker.images.blobs import BlobStore, PartialBlob
     from udocker.images.layers import LayerTree
@@ -37,8 +38,10 @@ class LayerFetcher:
 
     def blob(self, layer: Descriptor, report: Report) -> None:
         """Bring a layer into the store, without unpacking it."""
-        for _ in self._bytes(layer, report):
-            pass
+        try:
+            _pass_over(self._bytes(layer, report))
+        except _Stale:
+            _pass_over(self._bytes(layer, report))
 
     def unpack(
         self, layer: Descriptor, diff_id: Digest, directory: str, report: Report
@@ -62,13 +65,12 @@ class LayerFetcher:
         compressed = self._bytes(layer, report)
         hasher = hashlib.new(diff_id.algorithm)
         try:
-            tree = layers.unpack(_ahead(_hashed(decompress.chunks(compressed), hasher)), directory)
+            with closing(_ahead(_hashed(decompress.chunks(compressed), hasher))) as chunks:
+                tree = layers.unpack(chunks, directory)
         except UnpackError as error:
-            for _ in compressed:  # wrong bytes are the likelier reason: the digest will tell
-                pass
+            _pass_over(compressed)  # wrong bytes are the likelier reason: the digest will tell
             raise UnpackError(f"layer {layer.digest}: {error.message}", hint=error.hint) from error
-        for _ in compressed:
-            pass
+        _pass_over(compressed)
         found = Digest(diff_id.algorithm, hasher.hexdigest())
         if found != diff_id:
             raise IntegrityError(f"layer {layer.digest} unpacks to {found}, not to {diff_id}")
@@ -99,12 +101,26 @@ class LayerFetcher:
             yield chunk
 
     def _kept(self, layer: Descriptor, report: Report) -> Iterator[bytes]:
-        with open(self._blobs.path(layer.digest), "rb", buffering=0) as file:
-            yield from _reported(iter(lambda: file.read(CHUNK_BYTES), b""), report)
+        path = self._blobs.path(layer.digest)
+        hasher = hashlib.new(layer.digest.algorithm)
+        with open(path, "rb", buffering=0) as file:
+            chunks = _hashed(iter(lambda: file.read(CHUNK_BYTES), b""), hasher)
+            yield from _reported(chunks, report)
+        if hasher.hexdigest() != layer.digest.hex:
+            try:
+                os.unlink(path)
+            except FileNotFoundError:  # another worker was quicker: layers may be alike
+                pass
+            raise _Stale(f"blob {layer.digest} was damaged here")
 
 
 class _Stale(IntegrityError):
-    """A resumed blob turned out wrong: its first part may have been left so."""
+    """What was here of a blob turned out wrong; it is gone now."""
+
+
+def _pass_over(chunks: Iterator[bytes]) -> None:
+    for _ in chunks:
+        pass
 
 
 def _reported(chunks: Iterator[bytes], report: Report) -> Iterator[bytes]:
@@ -119,26 +135,34 @@ def _hashed(chunks: Iterator[bytes], hasher: hashlib._Hash) -> Iterator[bytes]:
         yield chunk
 
 
-def _ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _ahead(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
     """Yield the chunks, made by another thread that is a few of them ahead.
 
     Receiving, hashing, inflating and writing all let other threads run (they release the
-    interpreter's lock), so one layer can keep two cores busy.
+    interpreter's lock), so one layer can keep two cores busy. Closed before its end, it leaves
+    `chunks` where the other thread was, which has ended.
     """
     made: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
+    closed = threading.Event()
 
     def produce() -> None:
         try:
             for chunk in chunks:
                 made.put(chunk)
+                if closed.is_set():
+                    break
             made.put(None)
         except BaseException as error:  # noqa: BLE001 - raised again by the reader
             made.put(error)
 
-    producer = threading.Thread(target=produce, daemon=True)
-    producer.start()
-    while (item := made.get()) is not None:
-        if isinstance(item, BaseException):
+    threading.Thread(target=produce, daemon=True).start()
+    item: bytes | BaseException | None = b""
+    try:
+        while isinstance(item := made.get(), bytes):
+            yield item
+        if item is not None:
             raise item
-        yield item
-    producer.join()
+    finally:
+        closed.set()
+        while isinstance(item, bytes):
+            item = made.get()

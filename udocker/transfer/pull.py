@@ -38,6 +38,7 @@ def pull(
     client = Client(reference.registry, settings)
     content = store.using()
     try:
+        _mend_index(store)
         current = _current(store, client, reference, platform)
         if current:
             _tell(settings, f"{reference.familiar} is up to date")
@@ -55,6 +56,12 @@ def _platform(text: str | None) -> Platform:
     return Platform.parse(text) if text else Platform.of_machine(os.uname().machine)
 
 
+def _mend_index(store: ImageStore) -> None:
+    broken = store.set_aside_broken_index()
+    if broken:
+        console.warn(f"the list of images was broken and is now {broken}; pull them again")
+
+
 def _tell(settings: Settings, text: str) -> None:
     if not settings.quiet:
         console.say(text)
@@ -65,7 +72,7 @@ def _current(
 ) -> Image | None:
     """Return the image in the store if it is what the registry has: one request, or none."""
     image = store.find(reference)
-    if image is None or not os.path.isdir(image.tree):
+    if image is None or not store.is_whole(image):
         return None
     if image.manifest.platform and not platform.runs(image.manifest.platform):
         return None
@@ -79,9 +86,9 @@ def _bring_config(
     store: ImageStore, client: Client, reference: Reference, resolved: Resolved
 ) -> ImageConfig:
     descriptor = resolved.manifest.config
-    if store.blobs.has(descriptor):
-        data = store.blobs.read(descriptor.digest, MAX_DOCUMENT_BYTES)
-    else:
+    algorithm = descriptor.digest.algorithm
+    data = disk.read(store.blobs.path(descriptor.digest), MAX_DOCUMENT_BYTES)
+    if data is None or Digest.of(data, algorithm) != descriptor.digest:
         data = _bring_document(client, reference, descriptor)
     config = ImageConfig.from_bytes(data)
     if len(config.diff_ids) != len(resolved.manifest.layers):
@@ -89,7 +96,7 @@ def _bring_config(
             f"{reference}: {len(resolved.manifest.layers)} layers, "
             f"but the config names {len(config.diff_ids)}"
         )
-    store.blobs.put(data)
+    store.blobs.put(data, algorithm)
     return config
 
 
@@ -97,8 +104,9 @@ def _bring_document(client: Client, reference: Reference, descriptor: Descriptor
     if descriptor.size_bytes > MAX_DOCUMENT_BYTES:
         raise InvalidDocument(f"{reference}: config of {descriptor.size_bytes} bytes is too large")
     data = b"".join(client.blob(reference, descriptor))
-    if Digest.of(data) != descriptor.digest:
-        raise IntegrityError(f"{reference}: config {descriptor.digest} came as {Digest.of(data)}")
+    found = Digest.of(data, descriptor.digest.algorithm)
+    if found != descriptor.digest:
+        raise IntegrityError(f"{reference}: config {descriptor.digest} came as {found}")
     return data
 
 
@@ -201,8 +209,8 @@ def _tell_skipped(settings: Settings, skipped: list[tuple[str, int]]) -> None:
 def _name(
     store: ImageStore, reference: Reference, resolved: Resolved, config: ImageConfig
 ) -> Image:
-    store.blobs.put(resolved.data)
     descriptor = resolved.descriptor
+    store.blobs.put(resolved.data, descriptor.digest.algorithm)
     if descriptor.platform is None:
         descriptor = replace(descriptor, platform=config.platform)
     return store.add(reference, descriptor, resolved.source, config.chain_id)

@@ -12,7 +12,7 @@ import selectors
 import signal
 import threading
 
-from udocker import errors, fastjson
+from udocker import disk, errors, fastjson
 from udocker.errors import UdockerError
 
 TYPE_CHECKING = False
@@ -53,11 +53,13 @@ class Report:
 
     def fail(self, error: UdockerError) -> None:
         """The item cannot be done."""
-        self._send("fail", type(error).__name__, error.message[:1500], (error.hint or "")[:500])
+        message, hint = error.message, error.hint or ""
+        while len(fastjson.dumps((message, hint))) > _EVENT_BYTES - 100:
+            message, hint = message[: len(message) * 3 // 4], hint[: len(hint) * 3 // 4]
+        self._send("fail", type(error).__name__, message, hint)
 
     def _send(self, *event: Any) -> None:
-        line = fastjson.dumps(event).encode()[: _EVENT_BYTES - 1] + b"\n"
-        os.write(self._pipe, line)
+        os.write(self._pipe, fastjson.dumps(event).encode() + b"\n")
 
 
 def run(
@@ -123,7 +125,7 @@ def _work(work: Callable[[int, Report], None], queue: int, report: Report) -> in
     except UdockerError as error:
         report.fail(error)
     except OSError as error:
-        report.fail(UdockerError(f"{error.filename or 'a file'}: {error.strerror or error}"))
+        report.fail(disk.store_error(error, error.filename or "a file"))
     except MemoryError:
         report.fail(UdockerError("out of memory"))
     return 0

@@ -1,0 +1,127 @@
+"""Stores that something has damaged, and pulls that mend them, as a user without privileges."""
+
+import json
+import os
+import shutil
+
+import pytest
+from images import add_image
+from registries import DockerRegistry, Layout
+from tarballs import archive, file, folder
+
+ONE = archive(folder("etc"), file("etc/name", b"one\n"))
+TWO = archive(file("etc/name", b"two\n"))
+
+
+@pytest.fixture
+def registry(tmp_path):
+    with DockerRegistry(tmp_path / "registry") as registry:
+        yield registry
+
+
+@pytest.fixture
+def pulled(unprivileged, registry, tmp_path):
+    """The name of a pulled image, and its blobs as they are called in a manifest."""
+    layout = Layout(str(tmp_path / "layout"))
+    entry = add_image(layout, "img:1", [ONE])
+    registry.push(layout, "img:1", "img:1")
+    unprivileged.udocker("pull", f"{registry.host}/img:1")
+    document = json.loads(layout.read(entry))
+    blobs = {"manifest": entry, "config": document["config"], "layer": document["layers"][0]}
+    return f"{registry.host}/img:1", blobs
+
+
+def blob_path(user, descriptor):
+    return f"{user.udocker_dir}/images/blobs/{descriptor['digest'].replace(':', '/')}"
+
+
+def remove(path):
+    os.unlink(path)
+
+
+def shorten(path):
+    os.chmod(path, 0o644)
+    os.truncate(path, os.stat(path).st_size - 5)
+
+
+def blank(path):
+    os.chmod(path, 0o644)
+    with open(path, "r+b") as blob:
+        blob.write(bytes(os.stat(path).st_size))
+
+
+@pytest.mark.parametrize("damage", [remove, shorten, blank])
+@pytest.mark.parametrize("blob", ["manifest", "config", "layer"])
+def test_a_pull_mends_a_damaged_blob(unprivileged, pulled, damage, blob):
+    name, blobs = pulled
+    path = blob_path(unprivileged, blobs[blob])
+    with open(path, "rb") as file:
+        good = file.read()
+    damage(path)
+    if blob == "layer":
+        shutil.rmtree(f"{unprivileged.udocker_dir}/trees")
+    else:
+        done = unprivileged.udocker("run", name, "x", check=False)
+        assert done.returncode == 125
+        assert "pull the image again" in done.stderr
+        assert unprivileged.udocker("inspect", name, check=False).returncode == 1
+        assert name in unprivileged.udocker("images").stdout
+    unprivileged.udocker("pull", name)
+    with open(path, "rb") as file:
+        assert file.read() == good
+    tree = unprivileged.udocker("inspect", "-p", name).stdout.strip()
+    assert os.listdir(tree) == ["etc"]
+
+
+def test_a_blob_that_is_missing_beside_a_whole_tree_is_pulled_again(unprivileged, pulled):
+    name, blobs = pulled
+    for blob in blobs.values():
+        remove(blob_path(unprivileged, blob))
+    assert "up to date" not in unprivileged.udocker("pull", name).stderr
+    assert all(os.path.exists(blob_path(unprivileged, blob)) for blob in blobs.values())
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "{}", "[]", '{"manifests": [1]}'])
+def test_a_pull_begins_a_new_index_where_the_old_one_is_broken(unprivileged, pulled, text):
+    name, _ = pulled
+    path = f"{unprivileged.udocker_dir}/images/index.json"
+    with open(path, "w") as index:
+        index.write(text)
+    done = unprivileged.udocker("images", check=False)
+    assert done.returncode == 1
+    assert "index.json is broken" in done.stderr
+    done = unprivileged.udocker("pull", name)
+    assert "index.json.broken" in done.stderr
+    assert ": done" not in done.stderr
+    assert name in unprivileged.udocker("images").stdout
+    with open(f"{path}.broken") as broken:
+        assert broken.read() == text
+
+
+def test_what_other_tools_put_into_the_layout_stays(unprivileged, pulled):
+    name, blobs = pulled
+    path = f"{unprivileged.udocker_dir}/images/index.json"
+    with open(path) as file:
+        index = json.load(file)
+    index["manifests"].append(blobs["manifest"])
+    with open(path, "w") as file:
+        json.dump(index, file)
+    assert len(unprivileged.udocker("images", "-q").stdout.split()) == 1
+    unprivileged.udocker("rmi", name)
+    assert unprivileged.udocker("images", "-q").stdout == ""
+    assert all(os.path.exists(blob_path(unprivileged, blob)) for blob in blobs.values())
+
+
+def test_a_container_outlives_its_image(unprivileged, registry, pulled, tmp_path):
+    name, _ = pulled
+    unprivileged.udocker("create", "--name=kept", name, "x")
+    layout = Layout(str(tmp_path / "moved"))
+    add_image(layout, "img:1", [TWO])
+    registry.push(layout, "img:1", "img:1")
+    unprivileged.udocker("pull", name)
+    unprivileged.udocker("rmi", name)
+    assert unprivileged.udocker("run", "--dry-run", "kept").stdout.endswith(" x\n")
+    trees, blobs = (f"{unprivileged.udocker_dir}/{n}" for n in ("trees", "images/blobs/sha256"))
+    assert (len(os.listdir(trees)), len(os.listdir(blobs))) == (1, 1)
+    unprivileged.udocker("rm", "kept")
+    assert os.listdir(trees) == os.listdir(blobs) == []

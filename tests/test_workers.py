@@ -1,0 +1,44 @@
+"""Work in several processes, and what the others learn when one of them fails."""
+
+import errno
+import os
+
+import pytest
+
+from udocker import console
+from udocker.errors import StoreError, UdockerError, UnpackError
+from udocker.transfer import workers
+
+
+def run(work, count=1):
+    workers.run(count, 2, work, range(count), console.progress(quiet=True))
+
+
+@pytest.mark.parametrize("text", ["plain", "\x00\n" * 3000, "\U0001f433" * 3000, "\ud800" * 9])
+def test_an_error_arrives_as_what_it_was_however_long_its_words(text):
+    def work(item, report):
+        raise UnpackError(text, hint=text)
+
+    with pytest.raises(UnpackError) as caught:
+        run(work)
+    for words in (caught.value.message, caught.value.hint):
+        assert words == text[: len(words)] != ""
+
+
+def test_a_full_disk_is_said_with_the_way_out():
+    def work(item, report):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/store/x")
+
+    with pytest.raises(StoreError, match="/store/x: No space left") as caught:
+        run(work)
+    assert "UDOCKER_DIR" in caught.value.hint
+
+
+def test_a_worker_that_is_killed_is_an_error():
+    with pytest.raises(UdockerError, match="ended before"):
+        run(lambda item, report: os.kill(os.getpid(), 9), count=4)
+
+
+def test_every_item_is_worked_on_once(tmp_path):
+    run(lambda item, report: (tmp_path / str(item)).mkdir(), count=50)
+    assert len(os.listdir(tmp_path)) == 50
