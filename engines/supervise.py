@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from udocker import console
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
@@ -24,10 +26,13 @@ def run(start: Callable[[], NoReturn]) -> int:
     program stops, so does this process, and the shell takes over; the program dies with it.
     """
     signals = signal.valid_signals() - _UNTOUCHED - _FAULTS
+    # one whose caller ignored SIGCHLD is never told that its child has ended
+    at_end_of_child = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     parent = os.getpid()
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGCHLD, at_end_of_child)
         _become(start, before, parent)
     try:
         return _wait(child, signals)
@@ -41,6 +46,8 @@ def _become(start: Callable[[], NoReturn], mask: set[int], parent: int) -> NoRet
         if os.getppid() != parent:
             os._exit(137)
         start()
+    except Exception as error:
+        console.say(f"udocker: {error!r}")
     finally:
         os._exit(125)
 

@@ -99,29 +99,29 @@ class UsernsEngine:
         python = (sys.executable or "python3", "-I", "-S", SCRIPT)
         return Launch(argv=(*python, *announce, *_words(spec)), env=_env(spec))
 
-    def join(self, spec: RuntimeSpec, pid: int) -> Launch:
-        """Return the command that runs the program of `spec` in the container of process `pid`.
+    def join(self, spec: RuntimeSpec, namespaces: tuple[int, ...]) -> Launch:
+        """Return the command that runs the program of `spec` in `namespaces`, another run's.
 
         Both then share one mount of the writable layer, for two would not know of each other.
         """
         process = spec.process
-        words = ["--join", str(pid), "--cwd", process.cwd]
+        words = ["--join", ",".join(map(str, namespaces)), "--cwd", process.cwd]
         words += ["--fake-root"] if process.user.uid == 0 else []
         words += ["--die-with-parent"] if spec.supervised else []
         python = (sys.executable or "python3", "-I", "-S", SCRIPT)
         return Launch(argv=(*python, *words, "--", *process.args), env=_env(spec))
 
-    def member(self, lock: Lock) -> int | None:
-        """Return a process of the container whose lock this is, as its first one announced it."""
+    def namespaces(self, lock: Lock) -> tuple[int, ...]:
+        """Return descriptors of the namespaces of the container whose lock this is.
+
+        Its first process announced them; any process that is left leads to them.
+        """
+        from udocker.engines.sandbox.namespaces import open_namespaces
+
         pid, namespace = announced(lock)
         others = (name for name in os.listdir("/proc") if name.isdigit())
-        for candidate in (pid, *others) if namespace else ():
-            try:
-                if os.readlink(f"/proc/{candidate}/ns/mnt") == namespace:
-                    return int(candidate)
-            except (OSError, ValueError):
-                continue
-        return None
+        found = (open_namespaces(candidate, namespace) for candidate in (pid, *others))
+        return next(filter(None, found), ()) if namespace else ()
 
     def start(self, launch: Launch) -> NoReturn:
         """Become the program of `launch`, or say why not and exit (125, 126, 127).
@@ -135,13 +135,14 @@ class UsernsEngine:
     def support(self, host: Host) -> Support:
         """Return what the kernel allows, found by trying and remembered until the next boot."""
         path = f"{self.directory}/cache/userns"
-        key = f"{host.boot_id} {os.uname().release} {os.geteuid()} {_device(self.directory)}"
+        key = " ".join((host.boot_id, *_circumstances(host), str(_device(self.directory))))
         known = disk.read(path, _FACT_BYTES)
         if known is not None:
             try:
                 found, step, number = fastjson.loads(known)
-                if found == key:
-                    return Support(step, number)
+                remembered = Support(step, number)
+                if found == key and remembered.namespaces:  # what was forbidden may be no more
+                    return remembered
             except (ValueError, TypeError):
                 pass
         support = self._probe()
@@ -171,6 +172,14 @@ def _copy(container: Container) -> None:
         if not os.path.isdir(container.rootfs):
             raise disk.store_error(error, container.rootfs) from error
         trees.remove_tree(draft)
+
+
+def _circumstances(host: Host) -> tuple[str, ...]:
+    """Return what decides on namespaces: kernel, user, limit, filters of system calls."""
+    limit = host.text("/proc/sys/user/max_user_namespaces").strip()
+    status = host.text("/proc/self/status").splitlines()
+    filters = (line.split()[-1] for line in status if line.startswith("Seccomp"))
+    return (os.uname().release, str(os.geteuid()), limit, *filters)
 
 
 def _device(directory: str) -> int:
@@ -216,8 +225,8 @@ def _words(spec: RuntimeSpec) -> Iterator[str]:
         yield from ("--network", spec.network)
     if spec.hostname:
         yield from ("--hostname", spec.hostname)
-    for path in spec.tmpfs:
-        yield from ("--tmpfs", path)
+    for memory in spec.tmpfs:
+        yield from ("--tmpfs", memory.destination, memory.options)
     for file in spec.files:
         yield from ("--text", file.destination, file.text)
     for node in spec.edits.device_nodes:

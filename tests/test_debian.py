@@ -180,6 +180,35 @@ def test_the_drivers_program_runs_in_the_container_and_loads_the_hosts_library(n
     assert f"NVIDIA-SMI {drivertree.VERSION} NVML /run/udocker/gpu/lib/libnvidia-ml.so.1" in shown
 
 
+def test_apt_installs_a_package(user, debian):
+    package = (
+        "mkdir -p /p/DEBIAN /p/opt && echo hello > /p/opt/greeting && chown 33:33 /p/opt/greeting",
+        "printf 'Package: zz\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b>\n"
+        "Description: x\n' > /p/DEBIAN/control",
+        "dpkg-deb -b /p /zz.deb && apt-get install -y /zz.deb && cat /opt/greeting",
+    )
+    image = f"{debian}/library/debian:12"
+    done = user.udocker("run", "--rm", image, "sh", "-c", " && ".join(package))
+    assert done.stdout.endswith("hello\n")
+
+
+@pytest.mark.parametrize("mode", ["N1", "N2"])
+def test_libraries_that_the_container_got_meanwhile_are_found_beside_the_drivers(
+    node, user, debian, mode
+):
+    image = f"{debian}/library/debian:12"
+    user.udocker("create", f"--name=grown-{mode}", f"--execmode={mode}", image)
+    install = (
+        "mkdir /opt/grown && cp $(ldconfig -p | sed -n 's/.*libz.so.1.* => //p') /opt/grown",
+        "echo /opt/grown > /etc/ld.so.conf.d/grown.conf && ldconfig",
+    )
+    user.udocker("run", f"grown-{mode}", "sh", "-c", " && ".join(install))
+    seen = node("run", "--gpu", f"grown-{mode}", "ldconfig", "-p").stdout
+    assert "=> /opt/grown/libz.so.1" in seen
+    assert "libcuda.so.1" in seen
+    user.udocker("rm", f"grown-{mode}")
+
+
 def test_one_gpu_of_two_is_all_that_a_container_sees_of_them(node, debian):
     image = f"{debian}/library/debian:12"
     script = "ls /dev/nvidia[0-9]*; echo $CUDA_VISIBLE_DEVICES"

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from udocker.host.root import MAX_LINKS, Root
+from udocker.host.root import MAX_LINKS, Root, Stack
 
 SECRET = b"secret of the host"
 
@@ -106,6 +106,22 @@ def test_a_link_put_in_place_after_the_walk_is_not_followed(tree):
     (tree.parent / "passwd").write_bytes(SECRET)
     with pytest.raises(OSError):
         root._open(parts)
+
+
+def test_of_trees_over_each_other_the_first_that_has_a_file_counts(tree, tmp_path):
+    upper = tmp_path / "upper"
+    (upper / "etc").mkdir(parents=True)
+    (upper / "etc/new").write_bytes(b"new")
+    (upper / "etc/out").symlink_to("/../outside")
+    stack = Stack(str(upper), str(tree))
+    assert stack.read("/etc/passwd", 100) == b"inside"
+    (upper / "etc/passwd").write_bytes(b"above")
+    assert stack.read("/etc/passwd", 100) == b"above"
+    assert stack.resolve("/etc/new") == f"{upper}/etc/new"
+    assert set(stack.listdir("/etc")) >= {"new", "passwd"}
+    assert not stack.exists("/etc/out")
+    with pytest.raises(FileNotFoundError):
+        stack.read("/nowhere", 100)
 
 
 def test_the_real_root_is_a_root_too():

@@ -60,6 +60,7 @@ def test_the_images_command_runs_when_none_is_given(user, image):
         (["sh", "-c", "kill -TERM $$"], 143),
         (["sh", "-c", "kill -9 $$"], 137),
         (["nowhere"], 127),
+        ([""], 127),
         (["/etc/greeting"], 126),
     ],
 )
@@ -227,6 +228,15 @@ def test_a_dry_run_prints_a_command_that_can_be_pasted_and_makes_nothing(user, i
     assert user.run(["sh", "-c", line]).stdout == "it's\n"
 
 
+def test_a_pasted_dry_run_gives_the_program_the_same_environment_and_bytes(user, image):
+    words = ["-e", b"A=\xff\x1b'\r%d\\\n.", image, "sh", "-c", "env; exec od -c"]
+    plain = {"LANG": "C"}  # where Python sets LC_CTYPE for itself
+    line = run(user, "--dry-run", *words, env=plain).stdout
+    pasted = user.run(["sh", "-c", line], input=b"", text=False)
+    assert pasted.stdout == run(user, "--rm", *words, input=b"", text=False, env=plain).stdout
+    assert b"A=\xff\x1b'\r%d\\\n.\n" in pasted.stdout
+
+
 def test_many_runs_of_one_image_at_once_all_work(user, image):
     command = [
         user.python,
@@ -263,6 +273,29 @@ def test_many_runs_of_one_container_at_once_share_its_files(user, image):
     user.udocker("rm", "shared")
 
 
+def test_a_run_that_joins_another_says_what_has_no_effect(user, image):
+    user.udocker("create", "--name=joined", image)
+    command = [user.python, "-m", "udocker", "run", "joined", "sh", "-c", "echo; cat"]
+    process = user.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    assert run(user, "-e", "A=b", "joined", "true").stderr == ""
+    done = run(user, "-v", "/usr/share:/data", "--read-only", "joined", "ls", "/data", check=False)
+    assert "--volume, --read-only has no effect" in done.stderr
+    process.communicate(timeout=30)
+    assert run(user, "-v", "/usr/share:/data", "joined", "ls", "/data").stderr == ""
+    user.udocker("rm", "joined")
+
+
+def test_runs_that_join_a_container_whose_program_just_ends_go_on_without_it(user, image):
+    user.udocker("create", "--name=brief", image)
+    command = [user.python, "-m", "udocker", "run", "brief", "true"]
+    for _ in range(3):
+        runs = [user.popen(command, stderr=subprocess.PIPE, text=True) for _ in range(20)]
+        said = [run.communicate(timeout=120)[1] for run in runs]
+        assert said == [""] * 20
+    user.udocker("rm", "brief")
+
+
 def test_a_running_container_is_seen_and_kept(user, image):
     user.udocker("create", "--name=busy", image)
     command = [user.python, "-m", "udocker", "run", "busy", "sh", "-c", "echo; cat"]
@@ -296,6 +329,12 @@ def test_signals_reach_the_program_and_nothing_is_left(user, image):
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=30)[0] == "caught\n"
     assert process.returncode == 5
+
+
+@pytest.mark.parametrize("rm", [True, False], ids=["rm", "kept"])
+def test_the_program_ignores_no_signals_that_its_caller_does_not(user, image, rm):
+    words = [*(["--rm"] if rm else []), image, "grep", "SigIgn", "/proc/self/status"]
+    assert run(user, *words).stdout.split() == ["SigIgn:", "0" * 16]
 
 
 def test_a_killed_run_takes_its_program_along_and_is_cleaned_up_later(user, image):
@@ -377,6 +416,53 @@ def test_a_host_without_user_namespaces_is_told_so(unprivileged, image):
     assert "user.max_user_namespaces" in done.stderr
 
 
+def test_a_host_that_forbids_namespaces_now_and_allows_them_again_is_noticed(unprivileged, image):
+    run(unprivileged, "--rm", image, "true")
+    off = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
+    without = ["unshare", "-U", "-c", "--keep-caps", "sh", "-c", off, "sh"]
+    command = [unprivileged.python, "-m", "udocker", "run", "--rm", image, "true"]
+    done = unprivileged.run([*without, *command], check=False)
+    assert "user.max_user_namespaces" in done.stderr
+    run(unprivileged, "--rm", image, "true")
+
+
+def test_a_low_limit_of_open_files_is_enough(user, image):
+    command = [user.python, "-m", "udocker", "run", "--rm", image, "echo", "here"]
+    done = user.run(["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *command])
+    assert done.stdout == "here\n"
+
+
+def test_a_directory_that_is_gone_is_no_place_to_look_from(user, image):
+    gone = 'mkdir "$HOME/gone"; cd "$HOME/gone"; rmdir "$HOME/gone"; exec "$@"'
+    command = [user.python, "-m", "udocker", "run", "--rm"]
+    for words, code in (([image, "true"], 0), (["-v", ".:/m", image, "true"], 125)):
+        done = user.run(["sh", "-c", gone, "sh", *command, *words], check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+
+
+def test_a_directory_in_memory_is_mounted_as_its_options_say(user, image):
+    options = ["--tmpfs", "/t:rw,noexec,nosuid,size=64k", "--tmpfs=/u:mode=700", "--tmpfs=/v:ro"]
+    script = "mount | grep ' /t '; stat -c %a /t /u; touch /v/x"
+    done = run(user, "--rm", *options, image, "sh", "-c", script, check=False)
+    assert "noexec" in done.stdout
+    assert "size=64k" in done.stdout
+    assert done.stdout.split()[-2:] == ["1777", "700"]
+    assert "Read-only" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tmpfs=/t:size=bogus"], "mount tmpfs"),
+        (["-v", "/etc/passwd:/etc"], "/etc is a directory in the container"),
+    ],
+)
+def test_what_the_container_has_no_place_for_is_named(user, image, words, said):
+    done = run(user, "--rm", *words, image, "true", check=False)
+    assert done.returncode == 125
+    assert said in done.stderr
+
+
 def test_the_store_may_lie_in_a_directory_with_a_space(unprivileged, image):
     env = {"UDOCKER_DIR": f"{unprivileged.home}/my store"}
     for words in (["--rm"], ["--name=x"], ["--name=y", "--execmode=N1"]):
@@ -423,6 +509,16 @@ def test_a_misspelt_command_is_a_usage_error_with_a_hint(unprivileged):
     done = unprivileged.udocker("rnu", check=False)
     assert done.returncode == 2
     assert "'run'" in done.stderr
+
+
+@pytest.mark.parametrize("before", [["--debug"], ["--repo", "{}"]], ids=["quick", "click"])
+def test_global_options_before_run_do_not_change_what_it_answers(user, before):
+    options = [word.format(user.udocker_dir) for word in before]
+    assert user.udocker(*options, "run", "--no-such", check=False).returncode == 125
+    assert user.udocker(*options, "run", "--pull=never", "nowhere:1", check=False).returncode == 125
+    shown = user.udocker(*options, "run", "--rm", "--help").stdout
+    assert shown.startswith("Usage: udocker run")
+    assert shown == user.udocker("run", "-h").stdout
 
 
 def test_the_help_of_every_command_is_shown(unprivileged):

@@ -99,7 +99,9 @@ def test_the_home_directory_shows_unless_it_is_left_out():
         ("--hostname", "a b"),
         ("--userns=x",),
         ("--device=/etc/passwd",),
+        ("--device=/dev/../etc/passwd",),
         ("--tmpfs=tmp",),
+        ("--tmpfs=/tmp:colour=blue",),
     ],
 )
 def test_words_that_cannot_be_meant_are_refused(given):

@@ -34,6 +34,13 @@ def test_the_exit_code_is_the_programs(script, code):
     assert supervised("sh", "-c", script).wait(30) == code
 
 
+def test_the_end_is_noticed_where_the_caller_ignored_the_ends_of_children():
+    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)}
+    show = ["grep", "SigIgn", "/proc/self/status"]
+    said = supervised(*show, stdout=subprocess.PIPE, text=True, **ignore).communicate(timeout=30)[0]
+    assert int(said.split()[1], 16) >> (signal.SIGCHLD - 1) & 1  # the program is told as well
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_sent_to_the_supervisor_reaches_the_program(number, tmp_path):
     script = f"trap 'exit 9' {int(number)}; touch {tmp_path}/up; while :; do sleep 0.05; done"

@@ -1,5 +1,6 @@
 import pytest
 
+from udocker.commands import words
 from udocker.commands.words import FLAG, OPTIONAL, VALUE, Option, parse
 from udocker.errors import UsageError
 
@@ -34,6 +35,14 @@ def test_words_are_read_as_docker_reads_them(line, env, tty, gpu, rest):
         gpu,
         rest,
     )
+
+
+@pytest.mark.parametrize(
+    "line", ["--help", "-it --help img", "-h"], ids=["first", "after others", "alone"]
+)
+def test_help_is_asked_for_anywhere_among_the_options(line):
+    with pytest.raises(words.HelpWantedError):
+        parse(line.split(), OPTIONS)
 
 
 @pytest.mark.parametrize(

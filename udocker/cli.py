@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from udocker import console, settings
-from udocker.errors import UdockerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,9 +54,9 @@ def _quick(words: Sequence[str]) -> int:
     if found is None or not found[1] or found[1][0] not in WITHOUT_CLICK:
         return -1
     flags, rest = found
-    if "--help" in rest[1:2] or (rest[1:2] == ["-h"] and len(rest) == 2):
-        return -1
-    return _guarded(lambda: _main_of(rest[0])(rest[1:], settings.load(flags)))
+    from udocker.commands import words as words_of_run
+
+    return words_of_run.guarded(lambda: _main_of(rest[0])(rest[1:], settings.load(flags)))
 
 
 def _main_of(command: str) -> Callable[[list[str], Settings], int]:
@@ -86,15 +85,6 @@ def split_global_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str
     return None
 
 
-def _guarded(action: Callable[[], int]) -> int:
-    """Return what `action` returns, or 125, as in docker, when an error kept it from a start."""
-    try:
-        return action()
-    except UdockerError as error:
-        console.say_error(error)
-        return max(error.exit_code, 125)
-
-
 def _with_click(words: Sequence[str]) -> int:
     from udocker.commands import group
 
@@ -103,7 +93,5 @@ def _with_click(words: Sequence[str]) -> int:
 
 def _broken_pipe() -> int:
     """End quietly when the reader of our output has gone, as `yes | head` does."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    console.drop_output()
     return 141

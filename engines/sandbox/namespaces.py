@@ -19,6 +19,14 @@ from udocker.engines.sandbox.kernel import (
     libc,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+JOINED = ("net", "uts", "mnt")
+"""The namespaces that a later run of a container joins; the last one leads to the user's."""
+_KINDS = (CLONE_NEWNET, CLONE_NEWUTS)
+
 
 def raise_loopback() -> None:
     """Bring up `lo` in a new network namespace. Source: netdevice(7)."""
@@ -29,28 +37,39 @@ def raise_loopback() -> None:
     os.close(fd)
 
 
-def enter_namespaces_of(pid: int) -> None:
-    """Enter the container that process `pid` is in.
+def open_namespaces(pid: str, mounts: str) -> tuple[int, ...]:
+    """Return descriptors of a process's namespaces if its mount namespace is `mounts`, else none.
+
+    As long as they are open the namespaces last, also when the process ends. `mounts` is
+    written as in /proc, `mnt:[4026531841]`.
+    """
+    try:
+        if os.readlink(f"/proc/{pid}/ns/mnt") == mounts:
+            return tuple(_open_namespace(pid, name) for name in JOINED)
+    except OSError:  # it has ended, or is not the caller's
+        pass
+    return ()
+
+
+def _open_namespace(pid: str, name: str) -> int:
+    return os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def enter_namespaces(descriptors: Sequence[int]) -> None:
+    """Enter the container whose namespaces, those of JOINED, are open.
 
     The kernel lets the owner of a user namespace into it and into those below. What the first
     of the two user namespaces owns has to be entered from it. Source: setns(2), ioctl_ns(2).
     """
+    *others, mounts = descriptors
     try:
-        inner = _open_namespace(pid, "user")
+        inner = fcntl.ioctl(mounts, NS_GET_USERNS)
         outer = fcntl.ioctl(inner, NS_GET_PARENT)
-        kinds = (("net", CLONE_NEWNET), ("uts", CLONE_NEWUTS))
-        opened = [(_open_namespace(pid, name), kind) for name, kind in kinds]
-        owned = [(fd, kind) for fd, kind in opened if _owns(outer, fd)]
-        mounts = _open_namespace(pid, "mnt")
-        steps = [(outer, CLONE_NEWUSER), *owned, (inner, CLONE_NEWUSER), (mounts, CLONE_NEWNS)]
+        owned = [(fd, kind) for fd, kind in zip(others, _KINDS) if _owns(outer, fd)]
     except OSError as error:
-        raise SandboxError(f"join the container of process {pid}", error.errno) from error
-    for fd, kind in steps:
-        check(libc.setns(fd, kind), f"join the container of process {pid}")
-
-
-def _open_namespace(pid: int, name: str) -> int:
-    return os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        raise SandboxError("join the container", error.errno) from error
+    for fd, kind in [(outer, CLONE_NEWUSER), *owned, (inner, CLONE_NEWUSER), (mounts, CLONE_NEWNS)]:
+        check(libc.setns(fd, kind), "join the container")
 
 
 def _owns(user_namespace: int, fd: int) -> bool:

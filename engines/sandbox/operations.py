@@ -44,6 +44,8 @@ def make_mount_point(path: str, *, directory: bool) -> str:
     real = os.path.realpath(path)
     if directory:
         make_directory(real)
+    elif os.path.isdir(real):
+        raise SandboxError(f"{path} is a directory in the container: no file can show there")
     elif not os.path.lexists(real):
         make_directory(os.path.dirname(real))
         try:
@@ -170,13 +172,25 @@ class TextFile(Operation):
 class MemoryDirectory(Operation):
     """An empty file system in memory at `path`."""
 
-    def __init__(self, path: str, options: str = "mode=1777") -> None:
+    def __init__(self, path: str, options: str, flags: int = 0) -> None:
         super().__init__(path)
         self.options = options
+        self.flags = flags | MS_NOSUID | MS_NODEV
 
     def apply(self) -> None:
         target = make_mount_point(self.path, directory=True)
-        mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, self.options)
+        mount("tmpfs", target, "tmpfs", self.flags, self.options)
+
+
+def tmpfs(path: str, options: str) -> MemoryDirectory:
+    """Return what mount(8) makes of `options`; everybody may write there unless they say no."""
+    given = options.split(",") if options else []
+    flags = sum(flag for name, flag in _FLAGS.items() if name in given)
+    rest = [option for option in given if option not in _FLAGS]
+    return MemoryDirectory(path, ",".join(["mode=1777", *rest]), flags)
+
+
+_FLAGS = {"ro": MS_RDONLY, "noexec": MS_NOEXEC}
 
 
 class Directory(Operation):

@@ -14,6 +14,7 @@ from udocker.engines.sandbox.operations import (
     ReadOnlyRoot,
     System,
     TextFile,
+    tmpfs,
 )
 from udocker.engines.sandbox.root import Root
 
@@ -36,7 +37,7 @@ class Plan:
         self.fake_root = False
         self.die_with_parent = False
         self.announce = -1
-        self.join = 0
+        self.join: tuple[int, ...] = ()
         self.program: list[str] = []
 
     def in_order(self) -> list[Operation]:
@@ -94,13 +95,13 @@ OPTIONS = {
     "--ro-bind": (2, lambda p, s, d: p.operations.append(BindMount(s, d, readonly=True))),
     "--text": (2, lambda p, d, text: p.operations.append(TextFile(d, text))),
     "--symlink": (2, lambda p, target, path: p.operations.append(Link(target, path))),
-    "--tmpfs": (1, lambda p, d: p.operations.append(MemoryDirectory(d))),
+    "--tmpfs": (2, lambda p, d, options: p.operations.append(tmpfs(d, options))),
     "--cwd": (1, lambda p, d: setattr(p, "cwd", d)),
     "--hostname": (1, lambda p, name: setattr(p, "hostname", name)),
     "--network": (1, lambda p, kind: setattr(p, "network", kind)),
     "--read-only": (0, lambda p: setattr(p, "readonly", True)),
     "--announce": (1, lambda p, fd: setattr(p, "announce", int(fd))),
-    "--join": (1, lambda p, pid: setattr(p, "join", int(pid))),
+    "--join": (1, lambda p, fds: setattr(p, "join", tuple(map(int, fds.split(","))))),
     "--die-with-parent": (0, lambda p: setattr(p, "die_with_parent", True)),
     "--fake-root": (0, lambda p: setattr(p, "fake_root", True)),
 }
@@ -119,5 +120,5 @@ def parse(words: Sequence[str]) -> Plan:
         position += 1 + count
     plan.program = list(words[position + 1 :])
     if not plan.program or (plan.root is None and not plan.join):
-        raise SandboxError("a program and a root file system (or a process to join) are needed")
+        raise SandboxError("a program and a root file system (or namespaces to join) are needed")
     return plan

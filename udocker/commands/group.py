@@ -63,17 +63,16 @@ class WordsCommand(click.Command):
         self._main = main
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Answer `--help`; leave all other words as they are."""
-        if args[:1] in (["--help"], ["-h"]):
-            click.echo(ctx.get_help())
-            ctx.exit()
+        """Leave all words as they are."""
         ctx.args = args
         return args
 
     def invoke(self, ctx: click.Context) -> int:
-        """Give the words to the command."""
-        result: int = self._main(ctx.args, ctx.obj)
-        return result
+        """Give the words to the command; show its help when they ask for it."""
+        code = words.guarded(lambda: self._main(ctx.args, ctx.obj))
+        if code < 0:
+            console.put(ctx.get_help())
+        return max(code, 0)
 
 
 def _click_option(option: words.Option) -> click.Option:

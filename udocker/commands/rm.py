@@ -24,13 +24,15 @@ GRACE_S = 3
 @click.pass_obj
 def command(settings: Settings, force: bool, containers: tuple[str, ...]) -> None:
     """Remove containers with all that their programs wrote."""
-    store = Stores(settings).containers
+    stores = Stores(settings)
+    store = stores.containers
     for name in containers:
         try:
             container = store.get(name)
             if force:
                 _end(store, container)
             store.remove(container)
+            stores.release(container)
         except ContainerNotFound:
             if not force:
                 raise

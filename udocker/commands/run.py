@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from udocker.disk import Lock
     from udocker.settings import Settings
 
+_UNSHARED = (
+    *("volume", "bindhome", "device", "gpu", "gpus", "nv", "tmpfs", "hostname", "network"),
+    *("read_only", "user", "userns", "hostauth"),
+)
+"""Options that do nothing for a run that joins a running container: they shape what is shared."""
 _LOCK_TRIES, _LOCK_PAUSE_S = 500, 0.02
 
 
@@ -36,6 +41,7 @@ class _Run:
         self.settings = settings
         self.host = Host()
         self.stores = Stores(settings)
+        self.unshared: list[str] = []
 
     def carry_out(self, given: list[str]) -> int:
         values, options, rest = words.parse(given, runoptions.OPTIONS)
@@ -43,6 +49,7 @@ class _Run:
             raise UsageError("no image or container was named", hint="udocker run --help")
         target, args = rest[0], rest[1:]
         kept = self.stores.containers.find(target)
+        self.unshared = [key for key in _UNSHARED if values.all(key)]
         if kept:  # its own options hold too, those given now come after them
             values, options, _ = words.parse([*kept.options, *options], runoptions.OPTIONS)
             args = args or list(kept.command)
@@ -56,12 +63,15 @@ class _Run:
             rootfs = engine.rootfs(self.host, container) if kept else Rootfs(container.tree)
             console.put(str(engine.plan(self._spec(container, request, rootfs))))
             return 0
-        if kept is None:
-            self.stores.containers.add(container, request.name)
-        return self._run(engine, container, request, new=kept is None)
+        if kept:
+            lock = self.stores.containers.lock(kept)
+        else:
+            lock = self.stores.containers.add_locked(container, request.name)
+        return self._run(engine, container, request, lock, new=kept is None)
 
-    def _run(self, engine: Engine, container: Container, request: RunRequest, *, new: bool) -> int:
-        lock = self.stores.containers.lock(container)
+    def _run(
+        self, engine: Engine, container: Container, request: RunRequest, lock: Lock, *, new: bool
+    ) -> int:
         try:
             launch = self._prepare(engine, container, request, lock)
             if not request.remove:
@@ -88,10 +98,11 @@ class _Run:
                 lock.pass_on()
                 return engine.plan(spec, lock.fd)
             lock.acquire(shared=True)  # got when the other run has come to its program
-            member = engine.member(lock)
-            if member is not None:
+            namespaces = engine.namespaces(lock)
+            if namespaces:
+                self._tell_unshared(container)
                 lock.pass_on()
-                return engine.join(spec, member)
+                return engine.join(spec, namespaces)
             lock.let_go()
             time.sleep(_LOCK_PAUSE_S)
         raise StartError(
@@ -123,8 +134,16 @@ class _Run:
         lock.release()
         try:
             self.stores.containers.remove(container)
+        except ContainerNotFound:  # `udocker ps` was faster
+            pass
         except UdockerError as error:  # the program's exit code matters more
             console.warn(f"container {container.id[:12]} was not removed: {error.message}")
+
+    def _tell_unshared(self, container: Container) -> None:
+        if self.unshared:
+            names = ", ".join("--" + key.replace("_", "-") for key in self.unshared)
+            begun = f"container {container.id[:12]} is running already, as its first run began it"
+            self._tell((f"{begun}: {names} has no effect",))
 
     def _tell(self, notes: tuple[str, ...]) -> None:
         for note in notes if not self.settings.quiet else ():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import posixpath
+import stat
 
 from udocker.commands.words import FLAG, OPTIONAL, VALUE, Option, Values
 from udocker.containers.process import parse_variable, read_env_file
 from udocker.containers.request import RunRequest
-from udocker.containers.spec import Bind, DeviceNode
+from udocker.containers.spec import Bind, DeviceNode, Tmpfs
 from udocker.errors import UsageError
 
 TYPE_CHECKING = False
@@ -35,7 +36,7 @@ OPTIONS = (
     Option(("-a", "--attach"), VALUE, "Accepted; all streams are always the caller's.", "STREAM"),
     Option(("--hostname", "-h"), VALUE, "Host name in the container.", "NAME"),
     Option(("--read-only",), FLAG, "Let the program change nothing but mounts."),
-    Option(("--tmpfs",), VALUE, "Put an empty directory in memory there.", "DIR"),
+    Option(("--tmpfs",), VALUE, "Put an empty directory in memory there.", "DIR[:OPTIONS]"),
     Option(
         ("--network", "--net"),
         VALUE,
@@ -94,6 +95,8 @@ _VOLUME_WORDS = {
     "consistent",
 }
 _VOLUME_WORDS |= {"cached", "delegated", "nosuid", "nodev", "exec", "suid"}
+_TMPFS_ALWAYS = {"rw", "exec", "nosuid", "nodev", "relatime"}
+_TMPFS_OPTIONS = {"ro", "noexec", "size", "mode", "nr_inodes", "nr_blocks"}
 
 
 def make_request(values: Values, args: Sequence[str], environment: Mapping[str, str]) -> RunRequest:
@@ -111,7 +114,7 @@ def make_request(values: Values, args: Sequence[str], environment: Mapping[str, 
         terminal=values.flag("tty"),
         hostname=_hostname(values.last("hostname")),
         readonly=values.flag("read_only"),
-        tmpfs=tuple(_inside(text.partition(":")[0], "--tmpfs") for text in values.all("tmpfs")),
+        tmpfs=tuple(_tmpfs(text) for text in values.all("tmpfs")),
         network=_one_of(values.last("network") or "host", NETWORKS, "--network"),
         binds=_binds(values, environment),
         devices=tuple(_device(text) for text in values.all("device")),
@@ -141,7 +144,10 @@ def parse_volume(text: str) -> Bind:
             f"--volume {text!r}: {source!r} is no path of this host",
             hint="there are no named volumes; write ./NAME for a directory here",
         )
-    path = os.path.abspath(os.path.expanduser(source))
+    try:
+        path = os.path.abspath(os.path.expanduser(source))
+    except FileNotFoundError:
+        raise UsageError(f"--volume {text!r}: the current directory is gone") from None
     inside = _inside(destination or path, f"--volume {text!r}")
     return Bind(path, inside, readonly="ro" in words.split(","))
 
@@ -163,12 +169,31 @@ def _binds(values: Values, environment: Mapping[str, str]) -> tuple[Bind, ...]:
     return tuple(bind for bind in map(parse_volume, texts) if bind.destination not in left_out)
 
 
+def _tmpfs(text: str) -> Tmpfs:
+    path, _, words = text.partition(":")
+    options = [word for word in words.split(",") if word and word not in _TMPFS_ALWAYS]
+    unknown = [word for word in options if word.partition("=")[0] not in _TMPFS_OPTIONS]
+    if unknown:
+        raise UsageError(f"--tmpfs {text!r}: {', '.join(unknown)} is not known")
+    return Tmpfs(_inside(path, "--tmpfs"), ",".join(options))
+
+
 def _device(text: str) -> DeviceNode:
     source, _, rest = text.partition(":")
     destination = rest.partition(":")[0] or source
-    if not source.startswith("/dev/") or not os.path.exists(source):
+    source = os.path.normpath(source)
+    if not source.startswith("/dev/") or not _is_device(source):
         raise UsageError(f"--device {text!r}: {source!r} is no device node of this host")
     return DeviceNode(source, _inside(destination, f"--device {text!r}"))
+
+
+def _is_device(path: str) -> bool:
+    """Tell whether a path leads to a device node, or to a directory, which may hold some."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISDIR(mode)
 
 
 def _gpu(values: Values) -> str | None:

@@ -7,9 +7,9 @@ import os
 from udocker import console
 from udocker.containers.store import ContainerStore
 from udocker.errors import ImageNotFound, InvalidReference, RegistryError, StoreError
-from udocker.host.root import Root
+from udocker.host.root import Root, Stack
 from udocker.images.store import ImageStore
-from udocker.oci import MAX_DOCUMENT_BYTES, ImageConfig, Platform
+from udocker.oci import ImageConfig, Platform
 from udocker.reference import Reference
 
 TYPE_CHECKING = False
@@ -94,11 +94,13 @@ class Stores:
 
     def config_of(self, container: Container) -> ImageConfig:
         """Return the config of the image that `container` was made from."""
-        return ImageConfig.from_bytes(self.images.blobs.read(container.config, MAX_DOCUMENT_BYTES))
+        return self.images.config(container.config)
 
     def files_of(self, container: Container) -> Root:
-        """Return the image's tree of `container`, for safe reading."""
-        return Root(container.tree)
+        """Return the image's tree below what `container` has written, for safe reading."""
+        if os.path.isdir(container.rootfs):
+            return Root(container.rootfs)
+        return Stack(container.upper, container.tree)
 
     def remove_image(self, image: Image, *, force: bool) -> None:
         """Remove an image. Raises StoreError while containers are made of it, unless forced."""
@@ -106,5 +108,15 @@ class Stores:
         if users and not force:
             ids = ", ".join(c.id[:12] for c in users)
             raise StoreError(f"image {image.name} has containers: {ids}", hint="udocker rm, or -f")
-        kept = frozenset(c.tree.rpartition("/")[2] for c in self.containers.containers())
-        self.images.remove(image, kept)
+        self.images.remove(image, self._kept())
+
+    def release(self, container: Container) -> None:
+        """Throw away what a removed container needed of an image that was removed before."""
+        if all(image.tree != container.tree for image in self.images.images()):
+            self.images.collect_garbage(self._kept())
+
+    def _kept(self) -> frozenset[str]:
+        """Return the digests, as hex, of what containers need of their images."""
+        containers = self.containers.containers()
+        trees = (container.tree.rpartition("/")[2] for container in containers)
+        return frozenset((*trees, *(container.config.hex for container in containers)))

@@ -5,12 +5,13 @@ A table of options serves both: this parser reads `udocker run`, click shows the
 
 from __future__ import annotations
 
-from udocker.errors import UsageError
+from udocker import console
+from udocker.errors import UdockerError, UsageError
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 FLAG, VALUE, OPTIONAL = "flag", "value", "optional"
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
@@ -60,10 +61,28 @@ class Values:
         return tuple(self._given.get(key, ()))
 
 
+class HelpWantedError(Exception):
+    """The words ask for help and nothing else; `-h` does when it stands alone."""
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """Return what `action` returns; 125, as docker, when an error kept the program from a start.
+
+    -1 when it is help that is wanted.
+    """
+    try:
+        return action()
+    except HelpWantedError:
+        return -1
+    except UdockerError as error:
+        console.say_error(error)
+        return max(error.exit_code, 125)
+
+
 def parse(words: Sequence[str], options: Sequence[Option]) -> tuple[Values, list[str], list[str]]:
     """Return the values, the words that were options, and the rest from the first other word on.
 
-    Raises UsageError for options that are unknown or lack their value.
+    Raises UsageError for options that are unknown or lack their value, and HelpWantedError.
     """
     table = {name: option for option in options for name in option.names}
     values = Values()
@@ -74,6 +93,8 @@ def parse(words: Sequence[str], options: Sequence[Option]) -> tuple[Values, list
             return values, list(words[:position]), list(words[position + 1 :])
         if len(word) < 2 or word[0] != "-":
             break
+        if word == "--help" or list(words) == ["-h"]:
+            raise HelpWantedError
         following = words[position + 1] if position + 1 < len(words) else None
         used = _long if word.startswith("--") else _short
         position += 1 + used(word, following, table, values)

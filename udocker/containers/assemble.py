@@ -10,7 +10,6 @@ from udocker.containers.process import ProcessRequest, make_process
 from udocker.containers.spec import Bind, ContainerEdits, DeviceNode, RuntimeSpec, User
 from udocker.errors import StartError
 from udocker.host import job
-from udocker.host.root import Root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,23 +27,6 @@ OTHER_NODES = ("fuse", "kvm", "net", "dri", "kfd", "vfio", "accel")
 """Nodes that every container sees where the host has them; NVIDIA's come with `--gpu`."""
 
 
-class ContainerFiles:
-    """The files that a container has, written ones before the image's, safely read."""
-
-    def __init__(self, container: Container) -> None:
-        layers = (container.rootfs, container.upper, container.tree)
-        self._roots = tuple(Root(layer) for layer in layers if os.path.isdir(layer))
-
-    def read(self, path: str, limit_bytes: int) -> bytes:
-        """Return the content of a file; empty when it cannot be read."""
-        for root in self._roots:
-            try:
-                return root.read(path, limit_bytes)
-            except OSError:
-                continue
-        return b""
-
-
 def make_spec(
     host: Host,
     container: Container,
@@ -54,7 +36,8 @@ def make_spec(
     environment: Mapping[str, str],
 ) -> RuntimeSpec:
     """Return the run of `container` that `request` describes. Raises StartError."""
-    accounts = Accounts(ContainerFiles(container).read)
+    own_files = hostfiles.ContainerFiles(container)
+    accounts = Accounts(own_files.read)
     user = _user(accounts, config, request, environment)
     process = make_process(config, _process_request(request), user, environment)
     hostname = request.hostname
@@ -67,7 +50,11 @@ def make_spec(
         process=process,
         hostname=hostname,
         edits=edits,
-        files=(*files, *hostfiles.account_files(accounts, user)),
+        files=(
+            *files,
+            *hostfiles.account_files(accounts, user),
+            *hostfiles.package_files(own_files, user),
+        ),
         tmpfs=request.tmpfs,
         readonly=request.readonly,
         network=request.network,

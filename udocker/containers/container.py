@@ -78,4 +78,7 @@ class Container:
                 ephemeral=members["ephemeral"],
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{directory}/container.json is broken: {error!r}") from error
+            raise StoreError(
+                f"{directory}/container.json is broken: {error!r}",
+                hint=f"save what the container wrote in {directory}/upper, then remove {directory}",
+            ) from error

@@ -1,14 +1,39 @@
-"""Small files of a container that must know of the host or of the user."""
+"""Files of a container: those it has, and small ones that must know of the host or the user."""
 
 from __future__ import annotations
 
+import os
+
 from udocker.containers.spec import Bind, ContainerEdits, TextFile
+from udocker.host.root import Root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.containers.accounts import Accounts
+    from udocker.containers.container import Container
     from udocker.containers.spec import User
     from udocker.host.probe import Host
+
+
+class ContainerFiles:
+    """The files that a container has, written ones before the image's, safely read."""
+
+    def __init__(self, container: Container) -> None:
+        layers = (container.rootfs, container.upper, container.tree)
+        self._roots = tuple(Root(layer) for layer in layers if os.path.isdir(layer))
+
+    def read(self, path: str, limit_bytes: int) -> bytes:
+        """Return the content of a file; empty when it cannot be read."""
+        for root in self._roots:
+            try:
+                return root.read(path, limit_bytes)
+            except OSError:
+                continue
+        return b""
+
+    def exists(self, path: str) -> bool:
+        """Tell whether the container has a file or directory there."""
+        return any(root.exists(path) for root in self._roots)
 
 
 def network_edits(host: Host, hostname: str | None, network: str) -> ContainerEdits:
@@ -47,6 +72,17 @@ def account_files(accounts: Accounts, user: User) -> tuple[TextFile, ...]:
     if f":{user.gid}:" not in group:
         files.append(TextFile("/etc/group", _with_line(group, f"{user.name}:x:{user.gid}:\n")))
     return tuple(files)
+
+
+def package_files(files: ContainerFiles, user: User) -> tuple[TextFile, ...]:
+    """Return what lets package managers work that root of one user id alone would stop.
+
+    apt gives itself the id of another user for downloads, and checks that it has got it.
+    Source: apt.conf(5), "APT::Sandbox::User".
+    """
+    if user.uid != 0 or not files.exists("/etc/apt/apt.conf.d"):
+        return ()
+    return (TextFile("/etc/apt/apt.conf.d/zz-udocker", 'APT::Sandbox::User "root";\n'),)
 
 
 def _with_line(text: str, line: str) -> str:

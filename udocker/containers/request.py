@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from udocker.containers.spec import Bind, DeviceNode
+from udocker.containers.spec import Bind, DeviceNode, Tmpfs
 from udocker.values import dataclass
 
 
@@ -22,7 +22,7 @@ class RunRequest:
     terminal: bool = False
     hostname: str | None = None
     readonly: bool = False
-    tmpfs: tuple[str, ...] = ()
+    tmpfs: tuple[Tmpfs, ...] = ()
     network: str = "host"
     binds: tuple[Bind, ...] = ()
     devices: tuple[DeviceNode, ...] = ()

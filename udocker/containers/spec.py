@@ -6,6 +6,8 @@ parameters say which one they hold.
 
 from __future__ import annotations
 
+import os
+
 from udocker.values import dataclass, replace
 
 TYPE_CHECKING = False
@@ -126,6 +128,16 @@ class TextFile:
 
 
 @dataclass(frozen=True)
+class Tmpfs:
+    """An empty file system in memory that shows at a path of the container."""
+
+    destination: str
+    """Absolute path in the container."""
+    options: str = ""
+    """`name=value` of mount(8), with commas; `ro` and `noexec` as well. Source: tmpfs(5)."""
+
+
+@dataclass(frozen=True)
 class RuntimeSpec:
     """One run of a container, whole."""
 
@@ -134,8 +146,7 @@ class RuntimeSpec:
     hostname: str | None = None
     edits: ContainerEdits = ContainerEdits()
     files: tuple[TextFile, ...] = ()
-    tmpfs: tuple[str, ...] = ()
-    """Absolute paths in the container where an empty file system in memory goes."""
+    tmpfs: tuple[Tmpfs, ...] = ()
     readonly: bool = False
     network: str = "host"
     """`host` or `none`."""
@@ -167,7 +178,17 @@ def quoted(word: str) -> str:
     """Return `word` as a shell reads it back (`shlex.quote`, without its import of `re`)."""
     if word and _PLAIN.issuperset(word):
         return word
-    return "'" + word.replace("'", "'\"'\"'") + "'"
+    text = word.replace("'", "'\"'\"'")
+    for character in filter(_is_hidden, set(text)):
+        octal = "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
+        text = text.replace(character, f"'\"$(printf '{octal}')\"'")
+    return f"'{text}'"
+
+
+def _is_hidden(character: str) -> bool:
+    """Tell whether a terminal would not show the character, or no text can hold it (a raw byte)."""
+    code = ord(character)
+    return (code < 32 and character not in "\t\n") or 127 <= code < 160 or 0xD800 <= code < 0xE000
 
 
 class Engine(Protocol):
@@ -190,11 +211,14 @@ class Engine(Protocol):
         `lock` is a descriptor of the container's lock, by which later runs find this one.
         """
 
-    def member(self, lock: Lock) -> int | None:
-        """Return a process of the container whose lock this is, None when there is none."""
+    def namespaces(self, lock: Lock) -> tuple[int, ...]:
+        """Return descriptors of what a running container's processes share, by its lock.
 
-    def join(self, spec: RuntimeSpec, pid: int) -> Launch:
-        """Return the command that runs the program of `spec` in the container of process `pid`.
+        They keep it from vanishing before it is joined. Empty when no process is left.
+        """
+
+    def join(self, spec: RuntimeSpec, namespaces: tuple[int, ...]) -> Launch:
+        """Return the command that runs the program of `spec` in `namespaces`, another run's.
 
         Asked only of engines that give overlays: a directory that is written to in place can
         be the root of several containers at once.

@@ -32,6 +32,7 @@ class ContainerStore:
     def __init__(self, directory: str, trees: str) -> None:
         self.directory = f"{directory}/containers"
         self.names_directory = f"{self.directory}/names"
+        self.locks = f"{directory}/locks"
         self.trees = trees
 
     def containers(self) -> list[Container]:
@@ -51,7 +52,10 @@ class ContainerStore:
         except FileNotFoundError:
             return names
         for name in links:
-            identifier = os.path.basename(os.readlink(f"{self.names_directory}/{name}"))
+            try:
+                identifier = os.path.basename(os.readlink(f"{self.names_directory}/{name}"))
+            except OSError:  # removed just now, or no link
+                continue
             names[identifier] = (*names.get(identifier, ()), name)
         return names
 
@@ -105,16 +109,25 @@ class ContainerStore:
 
     def add(self, container: Container, name: str | None = None) -> None:
         """Put the container on the disk. Raises UsageError when `name` is taken or no name."""
+        self.add_locked(container, name).release()
+
+    def add_locked(self, container: Container, name: str | None = None) -> disk.Lock:
+        """Put the container on the disk as `add` does; return its lock, held from the beginning:
+        nobody takes the container for one that a killed run has left."""
         disk.make_directory(container.directory)
         record = container.to_json().encode()
         path = f"{container.directory}/container.json"
+        lock = disk.Lock(f"{container.directory}/lock")
         try:
+            lock.acquire()
             disk.write_whole(path, record, mode=0o600, sync=not container.ephemeral)
             if name is not None:
                 self._claim_name(name, container.id)
         except BaseException:
+            lock.release()
             trees.remove_tree(container.directory)
             raise
+        return lock
 
     def remove(self, container: Container) -> None:
         """Remove the container, its files and its names. Raises StoreError while it runs."""
@@ -133,8 +146,11 @@ class ContainerStore:
     def remove_leftovers(self) -> None:
         """Remove containers whose run was to remove them and was killed before it could."""
         for container in self.containers():
-            if container.ephemeral and not self.is_running(container):
-                self.remove(container)
+            if container.ephemeral:
+                try:
+                    self.remove(container)
+                except (ContainerNotFound, StoreError):  # its run does it, or is still going on
+                    continue
 
     def lock(self, container: Container) -> disk.Lock:
         """Return the lock that a run of the container holds; its program inherits it.
@@ -151,7 +167,10 @@ class ContainerStore:
 
     def is_running(self, container: Container) -> bool:
         """Tell whether a program of the container is running on this host."""
-        lock = self.lock(container)
+        try:
+            lock = self.lock(container)
+        except ContainerNotFound:
+            return False
         try:
             return not lock.acquire(wait=False)
         finally:
@@ -164,11 +183,13 @@ class ContainerStore:
                 hint="a name begins with a letter or digit; letters, digits, _ . - may follow",
             )
         disk.make_directory(self.names_directory)
+        disk.make_directory(self.locks)
         link = f"{self.names_directory}/{name}"
-        if self.find(name) is None and os.path.islink(link):
-            os.unlink(link)  # its container is gone: a name is only given to one that is there
         try:
-            os.symlink(f"../{identifier}", link)
+            with disk.Lock(f"{self.locks}/names"):
+                if self.find(name) is None and os.path.islink(link):
+                    os.unlink(link)  # its container is gone: only one that is there has a name
+                os.symlink(f"../{identifier}", link)
         except FileExistsError:
             raise UsageError(
                 f"there is a container {name!r} already", hint=f"udocker rm {name}"

@@ -113,6 +113,39 @@ class Root:
             os.close(directory)
 
 
+class Stack(Root):
+    """Trees that lie one over the other, topmost first, as the layers of an overlay do.
+
+    The first that has a file counts. What an upper tree took away of a lower one is seen still.
+    """
+
+    def __init__(self, *paths: str) -> None:
+        """`path` is that of the lowest tree."""
+        super().__init__(paths[-1])
+        self._roots = tuple(Root(path) for path in paths)
+
+    def resolve(self, absolute: str) -> str | None:
+        """Return the host path in the first tree that has one, as `Root.resolve`."""
+        return next(filter(None, (root.resolve(absolute) for root in self._roots)), None)
+
+    def exists(self, absolute: str) -> bool:
+        """Tell whether `absolute` leads to something in any of the trees."""
+        return any(root.exists(absolute) for root in self._roots)
+
+    def read(self, absolute: str, limit_bytes: int) -> bytes:
+        """Return the content in the first tree that has one, as `Root.read`."""
+        for root in self._roots[:-1]:
+            try:
+                return root.read(absolute, limit_bytes)
+            except OSError:  # not there, or not to be read
+                continue
+        return self._roots[-1].read(absolute, limit_bytes)
+
+    def listdir(self, absolute: str) -> tuple[str, ...]:
+        """Return the names in all the trees, sorted."""
+        return tuple(sorted({name for root in self._roots for name in root.listdir(absolute)}))
+
+
 def _components(path: str) -> Iterator[str]:
     """Yield the components of `path`, last first, so that a list of them pops in order."""
     return reversed([part for part in path.split("/") if part not in ("", ".")])
