@@ -505,6 +505,14 @@ def test_injected_files_are_there_also_when_run_is_covered(user, image):
         assert done.stdout == "inside\n"
 
 
+def test_debug_shows_where_an_error_came_from(user, registry):
+    for words in (["run", "--pull=never", "nowhere:1"], ["rmi", "nowhere:1"]):
+        plain, debug = user.udocker(*words, check=False), user.udocker("-D", *words, check=False)
+        assert "Traceback" not in plain.stderr
+        assert "Traceback" in debug.stderr and debug.stderr.endswith(plain.stderr)
+        assert debug.returncode == plain.returncode
+
+
 def test_a_misspelt_command_is_a_usage_error_with_a_hint(unprivileged):
     done = unprivileged.udocker("rnu", check=False)
     assert done.returncode == 2

@@ -56,7 +56,12 @@ def _quick(words: Sequence[str]) -> int:
     flags, rest = found
     from udocker.commands import words as words_of_run
 
-    return words_of_run.guarded(lambda: _main_of(rest[0])(rest[1:], settings.load(flags)))
+    def carry_out() -> int:
+        in_force = settings.load(flags)
+        console.show_origins(wanted=in_force.debug)
+        return _main_of(rest[0])(rest[1:], in_force)
+
+    return words_of_run.guarded(carry_out)
 
 
 def _main_of(command: str) -> Callable[[list[str], Settings], int]:

@@ -16,6 +16,15 @@ else:
     Protocol = object
 
 
+_origins = False
+
+
+def show_origins(*, wanted: bool) -> None:
+    """Let errors be written with where they came from, or not any more."""
+    global _origins
+    _origins = wanted
+
+
 def say(text: str) -> None:
     """Write a line of talk."""
     _write(sys.stderr, text)
@@ -28,6 +37,10 @@ def warn(text: str) -> None:
 
 def say_error(error: UdockerError) -> None:
     """Write what went wrong and the way out."""
+    if _origins:
+        import traceback
+
+        say("".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip())
     say(f"udocker: {error.message}")
     if error.hint:
         say(f"  {error.hint}")

@@ -106,7 +106,9 @@ _OPTIONS = [
 def _keep_settings(**flags: Any) -> None:
     flags.pop("allow_root", None)
     given = {key: value for key, value in flags.items() if value}
-    click.get_current_context().obj = settings.load(given)
+    in_force = settings.load(given)
+    console.show_origins(wanted=in_force.debug)
+    click.get_current_context().obj = in_force
 
 
 def main(args: list[str], known: Mapping[str, str]) -> int:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from udocker.console import Progress
 
+    Work = Callable[[int, "Report"], None]
+    """What to do with the item of that number, reporting how far it is."""
+
 _EVENT_BYTES = 4096
 """Shorter writes to a pipe are never mixed with others. Source: pipe(7), PIPE_BUF."""
 _REPORT_BYTES = 1 << 20
@@ -65,7 +68,7 @@ class Report:
 def run(
     count: int,
     processes: int,
-    work: Callable[[int, Report], None],
+    work: Work,
     order: Sequence[int],
     progress: Progress,
 ) -> None:
@@ -94,7 +97,7 @@ def run(
             os.waitpid(child, 0)
 
 
-def _fork(work: Callable[[int, Report], None], queue: int, pipe: int, close: Sequence[int]) -> int:
+def _fork(work: Work, queue: int, pipe: int, close: Sequence[int]) -> int:
     child = os.fork()
     if child:
         return child
@@ -117,7 +120,7 @@ def _end_with_parent(pipe: int) -> None:
     os._exit(1)
 
 
-def _work(work: Callable[[int, Report], None], queue: int, report: Report) -> int:
+def _work(work: Work, queue: int, report: Report) -> int:
     try:
         # the queue is a pipe that holds all items: each read takes the next one
         while item := os.read(queue, 4):

@@ -1,0 +1,109 @@
+"""Layers to a tree: brought and unpacked side by side, merged, given a name."""
+
+from __future__ import annotations
+
+import os
+
+from udocker import console, disk, trees
+from udocker.images import layers
+from udocker.images.layers import LayerTree
+from udocker.transfer import workers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from udocker.images.store import ImageStore
+    from udocker.oci import Descriptor, Digest, ImageConfig
+    from udocker.settings import Settings
+    from udocker.transfer.fetch import LayerFetcher
+
+    LeftOut = tuple[tuple[str, int], ...]
+
+MAX_JOBS = 6
+_RECORD_BYTES = 1 << 30
+
+
+class TreeBuilder:
+    """Makes the trees of images; what a killed one leaves, a later one sweeps."""
+
+    def __init__(self, settings: Settings, store: ImageStore, fetcher: LayerFetcher) -> None:
+        self._settings = settings
+        self._store = store
+        self._fetcher = fetcher
+
+    def make(self, wanted: Sequence[Descriptor], config: ImageConfig) -> LeftOut:
+        """Bring all layers and make their tree; what is there already is not made again.
+
+        Returns what of the layers a user cannot make, and how many times.
+        """
+        tree_is_there = os.path.isdir(self._store.tree_path(config.chain_id))
+        if tree_is_there and all(map(self._store.blobs.has, wanted)):
+            return ()
+        stage = self._store.new_stage()
+        try:
+            if tree_is_there:
+                self._each(wanted, lambda number, report: self._bring(wanted[number], report))
+                return ()
+            unpack = _Unpacking(self._fetcher, stage, wanted, config.diff_ids)
+            self._each(wanted, unpack.layer)
+            parts = unpack.result()
+            layers.merge(parts, f"{stage}/rootfs")
+            self._store.publish_tree(f"{stage}/rootfs", config.chain_id)
+            return _sum(skipped for _, tree in parts for skipped in tree.skipped)
+        finally:
+            trees.remove_tree(stage)
+
+    def _bring(self, layer: Descriptor, report: workers.Report) -> None:
+        self._fetcher.blob(layer, report)
+        report.finish("done")
+
+    def _each(self, wanted: Sequence[Descriptor], work: workers.Work) -> None:
+        largest_first = sorted(range(len(wanted)), key=lambda number: -wanted[number].size_bytes)
+        jobs = self._settings.jobs or min(max(2, len(os.sched_getaffinity(0))), MAX_JOBS)
+        progress = console.progress(quiet=self._settings.quiet)
+        try:
+            workers.run(len(wanted), jobs, work, largest_first, progress)
+        finally:
+            progress.close()
+
+
+class _Unpacking:
+    """Layers on their way into directories of a stage, each in some worker process."""
+
+    def __init__(
+        self,
+        fetcher: LayerFetcher,
+        stage: str,
+        wanted: Sequence[Descriptor],
+        diff_ids: Sequence[Digest],
+    ) -> None:
+        self._fetcher = fetcher
+        self._stage = stage
+        self._wanted = wanted
+        self._diff_ids = diff_ids
+
+    def layer(self, number: int, report: workers.Report) -> None:
+        directory = f"{self._stage}/{number}"
+        wanted, diff_id = self._wanted[number], self._diff_ids[number]
+        tree = self._fetcher.unpack(wanted, diff_id, directory, report)
+        disk.write_whole(f"{directory}.json", tree.to_json().encode(), sync=False)
+        report.finish("done")
+
+    def result(self) -> list[tuple[str, LayerTree]]:
+        """Return the directories, lowest first, with what the workers found out about them."""
+        return [(directory, self._record(directory)) for directory in self._directories()]
+
+    def _directories(self) -> list[str]:
+        return [f"{self._stage}/{number}" for number in range(len(self._wanted))]
+
+    def _record(self, directory: str) -> LayerTree:
+        data = disk.read(f"{directory}.json", _RECORD_BYTES) or b""
+        return LayerTree.from_json(data.decode())
+
+
+def _sum(counts: Iterable[tuple[str, int]]) -> LeftOut:
+    total: dict[str, int] = {}
+    for what, count in counts:
+        total[what] = total.get(what, 0) + count
+    return tuple(sorted(total.items()))
