@@ -289,6 +289,7 @@ def test_two_pulls_at_once_do_not_hurt_each_other(unprivileged, registry, layout
     command = [unprivileged.python, "-m", "udocker", "pull", f"{registry.host}/img:1"]
     pulls = [unprivileged.popen(command, stdout=subprocess.DEVNULL) for _ in range(3)]
     assert [pull.wait(60) for pull in pulls] == [0, 0, 0]
+    assert not [n for n in os.listdir(f"{unprivileged.udocker_dir}/locks") if "tree" in n]
     assert os.path.exists(f"{tree_of(unprivileged, f'{registry.host}/img:1')}/large")
     assert leftovers(unprivileged) == []
 

@@ -146,5 +146,7 @@ def _with_value(option: Option, name: str, following: str | None, values: Values
 def _similar(name: str, table: dict[str, Option]) -> str | None:
     import difflib
 
-    found = difflib.get_close_matches(name, [n for n in table if n.startswith("--")], n=1)
+    found = difflib.get_close_matches(
+        name, [n for n in table if n.startswith("--")], n=1, cutoff=0.75
+    )
     return f"did you mean {found[0]}?" if found else None

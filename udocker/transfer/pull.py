@@ -131,7 +131,7 @@ class _Pull:
             builder = TreeBuilder(self.settings, self.store, fetcher)
             left_out = builder.make(resolved.manifest.layers, config)
         finally:
-            lock.release()
+            lock.discard()
         if left_out:
             listed = ", ".join(f"{what} ({count})" for what, count in left_out)
             self._tell(f"left out, for only root can make them: {listed}")
