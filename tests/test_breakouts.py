@@ -5,7 +5,7 @@ import pathlib
 import tempfile
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tarballs import archive, fifo, file, folder, hard_link, merged, snapshot, symlink
 
@@ -165,6 +165,7 @@ MEMBERS = st.one_of(
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(MEMBERS, max_size=8), min_size=1, max_size=3))
+@example([[file("a"), symlink("b", "a")], [folder("b/a"), symlink("a", ".wh.a")]])
 def test_nothing_outside_is_touched_whatever_the_layers_say(stack):
     with tempfile.TemporaryDirectory() as directory:
         outside = Outside(pathlib.Path(directory))

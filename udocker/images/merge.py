@@ -145,6 +145,7 @@ class _Merge:
 
     def _make(self, path: bytes) -> None:
         """Make the directory that a link leads to, as if this layer had named it."""
+        tree.refuse_marks(path)
         self._target.remove(path)
         self._target.make_directory(path, _IMPLICIT_MODE)
 

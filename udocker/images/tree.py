@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+WHITEOUT = b".wh."
+"""How names begin that hide others. Source: image-spec layer.md, "Whiteouts"."""
 _DESCRIPTORS = 64
 _MAX_LINKS = 40
 """Symbolic links in one path. Source: Linux, MAXSYMLINKS."""
@@ -179,6 +181,12 @@ class Tree:
         """Remove everything below the directory `path`."""
         for name in os.listdir(self.descriptor(path)):
             self.remove(join(path, os.fsencode(name)))
+
+
+def refuse_marks(path: bytes) -> None:
+    """Raise UnpackError when links lead to the name of a whiteout, or to what is set aside."""
+    if path.startswith(WHITEOUT) or b"/" + WHITEOUT in path:
+        raise UnpackError(f"{path[:200]!r} is the name of a whiteout, not of a directory")
 
 
 def _reversed_parts(path: bytes) -> list[bytes]:

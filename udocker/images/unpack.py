@@ -13,13 +13,12 @@ from contextlib import contextmanager
 from udocker.errors import StoreError, UdockerError, UnpackError
 from udocker.images import tar, tree
 from udocker.images.layertree import ASIDE, Growing, LayerTree
-from udocker.images.tree import join, split
+from udocker.images.tree import WHITEOUT, join, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_WHITEOUT = b".wh."
 _META = b".wh..wh."
 _OPAQUE = b".wh..wh..opq"
 _IMPLICIT_MODE = 0o755
@@ -98,7 +97,7 @@ class _Unpacker:
             path = _clean(member.path)
             if len(path) > self._limits.path_bytes:
                 raise UnpackError(f"the path {path[:100]!r}... has {len(path)} bytes")
-            if _WHITEOUT in path and self._is_marker(path):
+            if WHITEOUT in path and self._is_marker(path):
                 return
             if member.kind not in self._makers:
                 what = "device node" if member.kind in _DEVICES else "entry of unknown type"
@@ -142,14 +141,14 @@ class _Unpacker:
     def _place(self, parent: bytes) -> bytes:
         """Return the canonical path of the directory `parent`, made where it is missing."""
         place = self._tree.resolve(parent, make=self._make_implicit)
-        _refuse_marks(place)
+        tree.refuse_marks(place)
         if len(self._places) >= _MAX_PLACES:
             self._places.clear()
         self._places[parent] = place
         return place
 
     def _make_implicit(self, path: bytes) -> None:
-        _refuse_marks(path)
+        tree.refuse_marks(path)
         if path in self._last.links:
             self._forget_link(path)
         try:
@@ -245,7 +244,7 @@ class _Unpacker:
 
     def _hard_link(self, member: tar.Member, parent: int, name: bytes, path: bytes) -> None:
         target = self._tree.resolve_parent(_clean(member.link))
-        _refuse_marks(target)
+        tree.refuse_marks(target)
         mode = self._tree.mode(target)
         if mode is None:
             if self._tree.mode(path) is not None:
@@ -300,24 +299,18 @@ class _Unpacker:
         *parents, name = path.split(b"/")
         if any(parent.startswith(_META) for parent in parents):
             return True
-        if any(parent.startswith(_WHITEOUT) for parent in parents):
+        if any(parent.startswith(WHITEOUT) for parent in parents):
             raise UnpackError(f"{path!r} stands below the name of a whiteout")
-        if not name.startswith(_WHITEOUT):
+        if not name.startswith(WHITEOUT):
             return False
         if name == _OPAQUE:
             self._opaque[self._tree.resolve(b"/".join(parents))] = None
         elif not name.startswith(_META):
-            hidden = name[len(_WHITEOUT) :]
+            hidden = name[len(WHITEOUT) :]
             if hidden in (b"", b".", b".."):
                 raise UnpackError(f"{path!r} is a whiteout of nothing")
             self._whiteouts[join(self._tree.resolve(b"/".join(parents)), hidden)] = None
         return True
-
-
-def _refuse_marks(path: bytes) -> None:
-    """Raise UnpackError when links lead to the name of a whiteout, or to what is set aside."""
-    if path.startswith(_WHITEOUT) or b"/" + _WHITEOUT in path:
-        raise UnpackError(f"{path[:200]!r} is the name of a whiteout, not of a directory")
 
 
 def _clean(path: bytes) -> bytes:
