@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from udocker import fastjson
+from udocker import disk, fastjson
 
 try:
     from _blake2 import blake2b  # what `hashlib` gives, without the 5 ms of loading OpenSSL
@@ -40,19 +40,8 @@ def load(directory: str, name: str) -> Any:
 def save(directory: str, name: str, data: bytes) -> str:
     """Keep `data` under `name` and return its host path; it appears whole or not at all.
 
-    Raises OSError. Others may do the same at the same time: the name says the content.
+    Raises StoreError. Others may do the same at the same time: the name says the content.
     """
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    path = os.path.join(directory, name)
-    unfinished = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
-    try:
-        with open(unfinished, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        if os.path.lexists(unfinished):
-            os.unlink(unfinished)
-        raise
+    path = os.path.join(disk.make_directory(directory), name)
+    disk.write_whole(path, data)
     return path

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from udocker import fastjson
+from udocker.errors import StoreError
 from udocker.host import ldcache
 from udocker.host.root import Root
 from udocker.nvidia import cache, libraries
@@ -129,7 +130,7 @@ def load(host: Host, cache_directory: str) -> Driver | None:
         driver = find(host)
         try:
             cache.save(cache_directory, name, fastjson.dumps(_to_json(driver)).encode())
-        except OSError:
+        except StoreError:
             return driver  # only the next start is slower
     return driver
 

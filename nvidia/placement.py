@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from udocker import fastjson
-from udocker.errors import GpuError
+from udocker.errors import GpuError, StoreError
 from udocker.host import ldcache
 from udocker.nvidia import cache, libraries
 from udocker.nvidia.driver import glibc_version
@@ -70,8 +70,9 @@ def place(
         try:
             cache_file = cache.save(directory, f"{name}.cache", merged)
             cache.save(directory, f"{name}.json", fastjson.dumps(kept).encode())
-        except OSError as error:
-            raise GpuError(f"gpu: cannot write to {directory}: {error}") from error
+        except StoreError as error:
+            text = f"gpu: cannot write to {directory}: {error.message}"
+            raise GpuError(text, hint=error.hint) from error
     return Placement(_fitting(wanted, kept[0]), cache_file, tuple(kept[1]))
 
 

@@ -68,15 +68,3 @@ class StartError(UdockerError):
 
 class GpuError(StartError):
     """A GPU was asked for and cannot be had on this node."""
-
-
-class NotExecutable(StartError):
-    """The program is there but cannot be executed."""
-
-    exit_code = 126
-
-
-class CommandNotFound(StartError):
-    """The program is not in the container."""
-
-    exit_code = 127

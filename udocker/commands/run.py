@@ -8,6 +8,7 @@ from udocker import console
 from udocker.commands import runoptions, words
 from udocker.commands.stores import Stores
 from udocker.containers.assemble import make_spec
+from udocker.containers.hostfiles import files_of
 from udocker.containers.spec import Rootfs
 from udocker.engines import select, supervise
 from udocker.errors import ContainerNotFound, StartError, UdockerError, UsageError
@@ -125,7 +126,7 @@ class _Run:
 
         capabilities = tuple(filter(None, request.gpu_capabilities.split(",")))
         wish = GpuRequest(request.gpu, capabilities, spec.process.env)
-        image = self.stores.files_of(container)
+        image = files_of(container)
         plan = gpu_edits(self.host, wish, image, self.stores.cache, self.settings.environment)
         self._tell(plan.notes)
         return spec.edited(plan.edits)

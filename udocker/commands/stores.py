@@ -7,7 +7,6 @@ import os
 from udocker import console
 from udocker.containers.store import ContainerStore
 from udocker.errors import ImageNotFound, InvalidReference, RegistryError, StoreError
-from udocker.host.root import Root, Stack
 from udocker.images.store import ImageStore
 from udocker.oci import ImageConfig, Platform
 from udocker.reference import Reference
@@ -95,12 +94,6 @@ class Stores:
     def config_of(self, container: Container) -> ImageConfig:
         """Return the config of the image that `container` was made from."""
         return self.images.config(container.config)
-
-    def files_of(self, container: Container) -> Root:
-        """Return the image's tree below what `container` has written, for safe reading."""
-        if os.path.isdir(container.rootfs):
-            return Root(container.rootfs)
-        return Stack(container.upper, container.tree)
 
     def remove_image(self, image: Image, *, force: bool) -> None:
         """Remove an image. Raises StoreError while containers are made of it, unless forced."""

@@ -14,7 +14,7 @@ _FILE_BYTES = 4 << 20
 
 
 class Accounts:
-    """The container's accounts; `read` returns a file of the container, empty when it has none."""
+    """The container's accounts; `read` returns a file of the container or raises OSError."""
 
     def __init__(self, read: Callable[[str, int], bytes]) -> None:
         self._read = read
@@ -64,7 +64,10 @@ class Accounts:
         return found + [""] * (7 - len(found)) if found else None
 
     def _text(self, path: str) -> str:
-        return self._read(path, _FILE_BYTES).decode("utf-8", "surrogateescape")
+        try:
+            return self._read(path, _FILE_BYTES).decode("utf-8", "surrogateescape")
+        except OSError:  # images need not have one
+            return ""
 
 
 def _entries(table: str, fields: int) -> Iterator[list[str]]:

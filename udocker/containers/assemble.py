@@ -36,7 +36,7 @@ def make_spec(
     environment: Mapping[str, str],
 ) -> RuntimeSpec:
     """Return the run of `container` that `request` describes. Raises StartError."""
-    own_files = hostfiles.ContainerFiles(container)
+    own_files = hostfiles.files_of(container)
     accounts = Accounts(own_files.read)
     user = _user(accounts, config, request, environment)
     process = make_process(config, _process_request(request), user, environment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from udocker.containers.spec import Bind, ContainerEdits, TextFile
-from udocker.host.root import Root
+from udocker.host.root import Root, Stack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,25 +15,11 @@ if TYPE_CHECKING:
     from udocker.host.probe import Host
 
 
-class ContainerFiles:
-    """The files that a container has, written ones before the image's, safely read."""
-
-    def __init__(self, container: Container) -> None:
-        layers = (container.rootfs, container.upper, container.tree)
-        self._roots = tuple(Root(layer) for layer in layers if os.path.isdir(layer))
-
-    def read(self, path: str, limit_bytes: int) -> bytes:
-        """Return the content of a file; empty when it cannot be read."""
-        for root in self._roots:
-            try:
-                return root.read(path, limit_bytes)
-            except OSError:
-                continue
-        return b""
-
-    def exists(self, path: str) -> bool:
-        """Tell whether the container has a file or directory there."""
-        return any(root.exists(path) for root in self._roots)
+def files_of(container: Container) -> Root:
+    """Return the files that a container has, written ones over the image's, for safe reading."""
+    if os.path.isdir(container.rootfs):
+        return Root(container.rootfs)
+    return Stack(container.upper, container.tree)
 
 
 def network_edits(host: Host, hostname: str | None, network: str) -> ContainerEdits:
@@ -74,7 +60,7 @@ def account_files(accounts: Accounts, user: User) -> tuple[TextFile, ...]:
     return tuple(files)
 
 
-def package_files(files: ContainerFiles, user: User) -> tuple[TextFile, ...]:
+def package_files(files: Root, user: User) -> tuple[TextFile, ...]:
     """Return what lets package managers work that root of one user id alone would stop.
 
     apt gives itself the id of another user for downloads, and checks that it has got it.

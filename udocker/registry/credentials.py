@@ -9,11 +9,10 @@ import base64
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 
-from udocker import fastjson
-from udocker.errors import AccessDenied, UsageError
+from udocker import disk, fastjson
+from udocker.errors import AccessDenied, StoreError, UsageError
 from udocker.reference import HUB
 from udocker.values import dataclass
 
@@ -113,22 +112,11 @@ def _remove(members: dict[str, Any], registry: str, path: str) -> bool:
 def _write_file(path: str, members: Mapping[str, Any]) -> None:
     """Replace a file as a whole, for the user's eyes only; a link to it stays a link."""
     path = os.path.realpath(path)
-    directory = os.path.dirname(path)
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        # Made with mode 0600: at no moment can anyone else read it.
-        descriptor, temporary = tempfile.mkstemp(prefix=".credentials-", dir=directory)
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(fastjson.dumps(members))
-                file.flush()
-                os.fsync(descriptor)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise _bad_file(path, f"cannot be written: {error.strerror}") from error
+        disk.make_directory(os.path.dirname(path))
+        disk.write_whole(path, fastjson.dumps(members).encode(), mode=0o600)
+    except StoreError as error:
+        raise _bad_file(path, f"cannot be written: {error.message}") from error
 
 
 def credential_files(environment: Mapping[str, str]) -> tuple[str, ...]:
