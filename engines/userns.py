@@ -6,9 +6,12 @@ import errno
 import os
 import sys
 
-from udocker import disk, fastjson, trees
+from udocker import disk, trees
+from udocker.containers import features
+from udocker.containers.rootfs import own_copy
 from udocker.containers.spec import Launch, Rootfs
 from udocker.containers.store import announced
+from udocker.engines import facts, launching
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
 SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sandbox")
 MEMORY_OVERLAY = (6, 6)
 """The first kernel whose tmpfs has the attributes by which an overlay notes what was removed."""
-_FACT_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,33 @@ class UsernsEngine:
     """Runs containers in a user namespace of the caller's own, natively and in place."""
 
     name = "userns"
+    features = frozenset(
+        (
+            *(features.OVERLAY, features.FAKE_ROOT, features.OTHER_USER, features.HOST_NAME),
+            *(features.PRIVATE_NETWORK, features.TMPFS, features.READ_ONLY_ROOT),
+            *(features.READ_ONLY_BINDS, features.STATIC_PROGRAMS, features.MUSL),
+        )
+    )
 
-    def __init__(self, directory: str, *, flat: bool = False) -> None:
+    alters = False
+
+    def __init__(self, directory: str, mode: str = "") -> None:
         """`directory` is the store's: its file system decides whether overlays can be had.
 
-        `flat` asks for a copy of the tree even where they can (mode N1).
+        The mode N1 asks for a copy of the tree even where they can.
         """
         self.directory = directory
-        self.flat = flat
+        self.mode = mode or "N2"
+        self.flat = mode == "N1"
 
     def obstacle(self, host: Host) -> str | None:
         """Return why user namespaces cannot be used here; None when they can."""
         support = self.support(host)
         return None if support.namespaces else explain(host, support)
+
+    def obstacle_of(self, container: Container) -> str | None:
+        """Every container can run."""
+        return None
 
     def rootfs(self, host: Host, container: Container) -> Rootfs:
         """Return the root file system that `container` gets: an overlay where there can be one.
@@ -81,7 +97,7 @@ class UsernsEngine:
     def prepare(self, container: Container, rootfs: Rootfs) -> None:
         """Make the directories that `rootfs` needs: a writable layer, or a copy of the tree."""
         if rootfs.flat and not os.path.isdir(container.rootfs):
-            _copy(container)
+            own_copy(container)
         for path in filter(None, (rootfs.upper, rootfs.work)):
             try:
                 os.mkdir(path, 0o755)
@@ -90,6 +106,9 @@ class UsernsEngine:
             except OSError as error:
                 raise disk.store_error(error, path) from error
 
+    def restore(self, container: Container) -> None:
+        """Nothing was changed in the container's files."""
+
     def plan(self, spec: RuntimeSpec, lock: int | None = None) -> Launch:
         """Return the command that runs `spec`: the sandbox script and its words.
 
@@ -97,7 +116,7 @@ class UsernsEngine:
         """
         announce = () if lock is None else ("--announce", str(lock))
         python = (sys.executable or "python3", "-I", "-S", SCRIPT)
-        return Launch(argv=(*python, *announce, *_words(spec)), env=_env(spec))
+        return launching.launch(spec, (*python, *announce, *_words(spec)))
 
     def join(self, spec: RuntimeSpec, namespaces: tuple[int, ...]) -> Launch:
         """Return the command that runs the program of `spec` in `namespaces`, another run's.
@@ -109,7 +128,7 @@ class UsernsEngine:
         words += ["--fake-root"] if process.user.uid == 0 else []
         words += ["--die-with-parent"] if spec.supervised else []
         python = (sys.executable or "python3", "-I", "-S", SCRIPT)
-        return Launch(argv=(*python, *words, "--", *process.args), env=_env(spec))
+        return launching.launch(spec, (*python, *words, "--", *process.args))
 
     def namespaces(self, lock: Lock) -> tuple[int, ...]:
         """Return descriptors of the namespaces of the container whose lock this is.
@@ -130,56 +149,32 @@ class UsernsEngine:
         """
         from udocker.engines.sandbox import run
 
+        launching.prepare_process(launch)
         run.main(launch.argv[4:], dict(launch.env))
+
+    def attendant(self) -> None:
+        """Return nobody: the process is the program itself."""
 
     def support(self, host: Host) -> Support:
         """Return what the kernel allows, found by trying and remembered until the next boot."""
-        path = f"{self.directory}/cache/userns"
-        key = " ".join((host.boot_id, *_circumstances(host), str(_device(self.directory))))
-        known = disk.read(path, _FACT_BYTES)
-        if known is not None:
-            try:
-                found, step, number = fastjson.loads(known)
-                remembered = Support(step, number)
-                if found == key and remembered.namespaces:  # what was forbidden may be no more
-                    return remembered
-            except (ValueError, TypeError):
-                pass
-        support = self._probe()
-        disk.make_directory(f"{self.directory}/cache")
-        disk.write_whole(
-            path, fastjson.dumps([key, support.step, support.errno]).encode(), sync=False
+        key = str(_device(self.directory))
+        answer = facts.remember(
+            host, self.directory, "userns", key, self._probe, failed=_has_no_namespaces
         )
-        return support
+        return Support(*answer)
 
-    def _probe(self) -> Support:
+    def _probe(self) -> tuple[str, int]:
         from udocker.engines.sandbox import run
 
         scratch = disk.make_directory(f"{self.directory}/cache/probe.{os.urandom(4).hex()}")
         try:
-            return Support(*run.probe(scratch))
+            return run.probe(scratch)
         finally:
             trees.remove_tree(scratch)
 
 
-def _copy(container: Container) -> None:
-    """Copy the tree for the container alone; of two copies made at once the first one stays."""
-    draft = f"{container.directory}/rootfs.{os.getpid()}"
-    trees.copy_tree(container.tree, draft)
-    try:
-        os.rename(draft, container.rootfs)
-    except OSError as error:
-        if not os.path.isdir(container.rootfs):
-            raise disk.store_error(error, container.rootfs) from error
-        trees.remove_tree(draft)
-
-
-def _circumstances(host: Host) -> tuple[str, ...]:
-    """Return what decides on namespaces: kernel, user, limit, filters of system calls."""
-    limit = host.text("/proc/sys/user/max_user_namespaces").strip()
-    status = host.text("/proc/self/status").splitlines()
-    filters = (line.split()[-1] for line in status if line.startswith("Seccomp"))
-    return (os.uname().release, str(os.geteuid()), limit, *filters)
+def _has_no_namespaces(answer: list[object]) -> bool:
+    return answer[0] in ("namespaces", "mount")
 
 
 def _device(directory: str) -> int:
@@ -208,10 +203,6 @@ def explain(host: Host, support: Support) -> str:
             "policy around this process forbids it"
         )
     return f"making {support.step} failed: {reason}"
-
-
-def _env(spec: RuntimeSpec) -> tuple[tuple[str, str], ...]:
-    return tuple({**dict(spec.process.env), **dict(spec.edits.env)}.items())
 
 
 def _words(spec: RuntimeSpec) -> Iterator[str]:

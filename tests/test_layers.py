@@ -63,7 +63,7 @@ STANDALONE = ("udocker.engines.sandbox.*",)
 MAY_EXIT = ("udocker.__main__", "udocker.cli")
 MAY_RAISE_SYSTEM_EXIT = (*MAY_EXIT, *STANDALONE)
 MAY_PRINT = ("udocker.console", "udocker.commands.*", *STANDALONE)
-MAY_IMPORT_BY_NAME = ("udocker.cli", "udocker.commands.group")
+MAY_IMPORT_BY_NAME = ("udocker.cli", "udocker.commands.group", "udocker.engines.select")
 
 
 def matches(name, patterns):

@@ -10,7 +10,7 @@ CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_SLAVE = 4096, 16384, 1 << 19
 MNT_DETACH = 2
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
+PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 22, 36, 38
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 SIGKILL = 9
 NS_GET_USERNS, NS_GET_PARENT = 0xB701, 0xB702
@@ -82,3 +82,13 @@ def enter_user_namespace(flags: int, inside: tuple[int, int], outside: tuple[int
     write_text("/proc/self/setgroups", "deny")
     write_text("/proc/self/uid_map", f"{inside[0]} {outside[0]} 1")
     write_text("/proc/self/gid_map", f"{inside[1]} {outside[1]} 1")
+
+
+def adopt_orphans() -> None:
+    """Processes that come from this one become its children when their parents end."""
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent(number: int) -> None:
+    """This process gets the signal `number` when its parent ends, however it ends."""
+    libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)

@@ -59,6 +59,14 @@ def make_spec(
         readonly=request.readonly,
         network=request.network,
         supervised=request.remove,
+        pid=request.pid,
+        ports=request.ports,
+        many_ids=request.many_ids,
+        limits=request.limits,
+        cpus=request.cpus,
+        scratch=container.scratch(os.getpid()),
+        kernel=request.kernel,
+        system_directories=request.system_directories,
     )
 
 

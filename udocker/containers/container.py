@@ -44,6 +44,10 @@ class Container:
         """Host path of the container's own copy of the tree, where there is no overlay."""
         return f"{self.directory}/rootfs"
 
+    def scratch(self, pid: int) -> str:
+        """Return the host path where the run of process `pid` keeps small files."""
+        return f"{self.directory}/runs/{pid}"
+
     def to_json(self) -> str:
         """Return the content of container.json."""
         return fastjson.dumps(

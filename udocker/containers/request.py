@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from udocker.containers.spec import Bind, DeviceNode, Tmpfs
+from udocker.containers.spec import Bind, DeviceNode, Limit, Port, Tmpfs
 from udocker.values import dataclass
 
 
@@ -35,5 +35,44 @@ class RunRequest:
     remove: bool = False
     dry_run: bool = False
     engine: str = ""
+    detach: bool = False
+    """The program runs in the background, its output goes to the container's log."""
+    init: bool = False
+    pid: str = "host"
+    """`host` or `private`."""
+    many_ids: bool = False
+    """`--userns=auto`: the ids of /etc/subuid are mapped too."""
+    ports: tuple[Port, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    cpus: tuple[int, ...] = ()
+    shm_size: int = 0
+    """Bytes of a /dev/shm of its own; 0: the host's."""
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    """Names and addresses for /etc/hosts."""
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    annotations: tuple[tuple[str, str], ...] = ()
+    cidfile: str | None = None
+    pidfile: str | None = None
+    stop_signal: str | None = None
+    stop_timeout_s: int | None = None
+    signal_proxy: bool = True
+    interactive: bool = False
+    log_driver: str = "json-file"
+    """`json-file` or `none`; for detached runs."""
+    replace: bool = False
+    """Remove the container that has the name already."""
+    system_directories: bool = True
+    """False: without the host's /dev, /proc, /sys and files of names (`--nosysdirs`)."""
+    host_accounts: bool = False
+    """The host's passwd and group show (`--hostauth`)."""
+    location: str | None = None
+    """A directory of the host that is the root file system (`--location`, `--rootfs`)."""
+    kernel: str | None = None
+    """The release that uname(2) shall say (`--kernel`)."""
+    volumes_from: tuple[str, ...] = ()
+    """Containers whose volumes the program has too."""
     notes: tuple[str, ...] = ()
     """What of the words had no effect, for the user to know."""

@@ -138,6 +138,28 @@ class Tmpfs:
 
 
 @dataclass(frozen=True)
+class Port:
+    """A port of the host that leads to a port of the container. `host_ip` empty: all addresses."""
+
+    host_ip: str
+    host_port: int
+    """0: any free one."""
+    container_port: int
+    protocol: str = "tcp"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit of the program and all it starts, as setrlimit(2) takes it."""
+
+    name: str
+    """As docker writes it: `nofile`, `memlock`, `core`, ..."""
+    soft: int
+    """-1: unlimited."""
+    hard: int
+
+
+@dataclass(frozen=True)
 class RuntimeSpec:
     """One run of a container, whole."""
 
@@ -152,6 +174,21 @@ class RuntimeSpec:
     """`host` or `none`."""
     supervised: bool = False
     """A process stays behind for what is to be done at the end; the program dies with it."""
+    pid: str = "host"
+    """`host`, or `private`: a process namespace of its own, with an init that reaps."""
+    ports: tuple[Port, ...] = ()
+    """Published ports; only for the network `none`, any other is the host's own."""
+    many_ids: bool = False
+    """The ids of /etc/subuid and /etc/subgid are mapped too, by newuidmap(1)."""
+    limits: tuple[Limit, ...] = ()
+    cpus: tuple[int, ...] = ()
+    """Processors that the program may use; empty: those of the caller."""
+    scratch: str = ""
+    """Host directory, not made yet, where an engine may keep small files of this run."""
+    kernel: str | None = None
+    """The release that uname(2) shall say."""
+    system_directories: bool = True
+    """The host's /dev, /proc and /sys show in the container."""
 
     def edited(self, edits: ContainerEdits) -> RuntimeSpec:
         """Return this spec with `edits` added to it."""
@@ -164,11 +201,29 @@ class Launch:
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    """Host paths and texts: what must lie in files when the command begins."""
+    limits: tuple[Limit, ...] = ()
+    cpus: tuple[int, ...] = ()
 
     def __str__(self) -> str:
+        lines = [_written(path, text) for path, text in self.files]
         words = [quoted(f"{name}={value}") for name, value in self.env]
-        prefix = ["env", "-i", *words] if words else []
-        return " ".join(prefix + [quoted(word) for word in self.argv])
+        limits = [f"--{limit.name}={_bounds(limit)}" for limit in self.limits]
+        prefix = ["prlimit", *limits, "--"] if limits else []
+        prefix += ["taskset", "-c", ",".join(map(str, self.cpus))] if self.cpus else []
+        prefix += ["env", "-i", *words] if words else []
+        return "\n".join([*lines, " ".join(prefix + [quoted(word) for word in self.argv])])
+
+
+def _written(path: str, text: str) -> str:
+    """Return the command that writes a file, its directory made first."""
+    directory = quoted(os.path.dirname(path))
+    return f"mkdir -p {directory} && printf %s {quoted(text)} >{quoted(path)}"
+
+
+def _bounds(limit: Limit) -> str:
+    return ":".join("unlimited" if n < 0 else str(n) for n in (limit.soft, limit.hard))
 
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_")
@@ -195,15 +250,30 @@ class Engine(Protocol):
     """A way to run containers."""
 
     name: str
+    mode: str
+    """udocker's code of the way in which it runs them: `N2`, `P1`, ..."""
+    features: frozenset[str]
+    """What of `udocker.containers.features` it can honour."""
+    alters: bool
+    """`prepare` changes files of the container, `restore` undoes it."""
 
     def obstacle(self, host: Host) -> str | None:
         """Return why this engine cannot run here, in one sentence; None when it can."""
+
+    def obstacle_of(self, container: Container) -> str | None:
+        """Return why it cannot run this container, in one sentence; None when it can."""
 
     def rootfs(self, host: Host, container: Container) -> Rootfs:
         """Return the root file system that the container gets from this engine."""
 
     def prepare(self, container: Container, rootfs: Rootfs) -> None:
-        """Make what `rootfs` needs beside the container (changes the disk)."""
+        """Make what `rootfs` needs beside the container (changes the disk).
+
+        Runs of one container may prepare it at the same time when `rootfs` is flat.
+        """
+
+    def restore(self, container: Container) -> None:
+        """Undo what `prepare` changed in the container's own files, for another engine."""
 
     def plan(self, spec: RuntimeSpec, lock: int | None = None) -> Launch:
         """Return the command that runs `spec`. Changes nothing.
@@ -214,15 +284,29 @@ class Engine(Protocol):
     def namespaces(self, lock: Lock) -> tuple[int, ...]:
         """Return descriptors of what a running container's processes share, by its lock.
 
-        They keep it from vanishing before it is joined. Empty when no process is left.
+        They keep it from vanishing before it is joined. Empty when no process is left, or
+        when this engine's containers are not joined: another process in the same root is then
+        as good.
         """
 
     def join(self, spec: RuntimeSpec, namespaces: tuple[int, ...]) -> Launch:
-        """Return the command that runs the program of `spec` in `namespaces`, another run's.
-
-        Asked only of engines that give overlays: a directory that is written to in place can
-        be the root of several containers at once.
-        """
+        """Return the command that runs the program of `spec` in `namespaces`, another run's."""
 
     def start(self, launch: Launch) -> NoReturn:
         """Become the program of `launch`, or say why not and exit (125, 126, 127)."""
+
+    def attendant(self) -> Attendant | None:
+        """Return who looks after the process that `start` becomes; None: it is the program.
+
+        None also says that the process need not be supervised at all.
+        """
+
+
+class Attendant(Protocol):
+    """What an engine knows of the process that stands between udocker and the program."""
+
+    def receiver(self, child: int) -> int:
+        """Return the pid that signals for the program are sent to."""
+
+    def exit_code(self, child: int, status: int) -> int:
+        """Return the program's exit code, from the wait status of the engine's process."""

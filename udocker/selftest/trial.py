@@ -73,7 +73,8 @@ def run(settings: Settings) -> tuple[Verdict, ...]:
             bench = Bench(directory, image_name, settings.environment, launcher())
             bench.pull(quiet=settings.quiet)
         gpus = gpu.find(Host(), _tree(bench), made, f"{bench.store}/cache", settings.environment)
-        return tuple(_try(engine, bench, gpus, tell) for engine in select.engines(bench.store))
+        engines = (select.make(way, bench.store) for way in select.WAYS if way.automatic)
+        return tuple(_try(engine, bench, gpus, tell) for engine in engines)
 
 
 def _tree(bench: Bench) -> str:
@@ -88,7 +89,7 @@ def _try(engine: Engine, bench: Bench, gpus: HostGpus, tell: Callable[[str], Non
     obstacle = engine.obstacle(Host())
     if obstacle:
         return Verdict(engine.name, obstacle)
-    bench = replace(bench, engine=engine.name)
+    bench = replace(bench, engine=engine.mode)
     tell(f"checking the engine {engine.name}")
     times_s: list[float] = []
 

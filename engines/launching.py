@@ -1,0 +1,72 @@
+"""From a launch to a process: what all engines do in the same way."""
+
+from __future__ import annotations
+
+import os
+
+from udocker import disk
+from udocker.containers.spec import Launch
+from udocker.errors import StartError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from typing import NoReturn
+
+    from udocker.containers.spec import Limit, RuntimeSpec
+else:
+    import _signal as signal
+
+
+def launch(
+    spec: RuntimeSpec, argv: tuple[str, ...], files: tuple[tuple[str, str], ...] = ()
+) -> Launch:
+    """Return the launch of `argv` with the environment and the limits of `spec`."""
+    return Launch(argv, environment(spec), files, spec.limits, spec.cpus)
+
+
+def environment(spec: RuntimeSpec) -> tuple[tuple[str, str], ...]:
+    """Return the environment of the program, with what was injected."""
+    return tuple({**dict(spec.process.env), **dict(spec.edits.env)}.items())
+
+
+def prepare_process(launch: Launch) -> None:
+    """Write the files of a launch and give this process its limits. Raises StartError."""
+    for path, text in launch.files:
+        disk.make_directory(os.path.dirname(path))
+        data = text.encode("utf-8", "surrogateescape")
+        disk.write_whole(path, data, sync=False)
+    for limit in launch.limits:
+        _set_limit(limit)
+    if launch.cpus:
+        try:
+            os.sched_setaffinity(0, launch.cpus)
+        except OSError as error:
+            raise StartError(f"cannot run on the processors {launch.cpus}: {error}") from error
+
+
+def become(launch: Launch) -> NoReturn:
+    """Become the command of a launch whose first word is a path. Raises StartError."""
+    prepare_process(launch)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, its programs must not
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execve(launch.argv[0], list(launch.argv), dict(launch.env))
+    except (OSError, ValueError) as error:
+        raise StartError(f"cannot run {launch.argv[0]}: {error}") from error
+
+
+def _set_limit(limit: Limit) -> None:
+    import resource
+
+    number = getattr(resource, f"RLIMIT_{limit.name.upper()}", None)
+    if number is None:
+        raise StartError(f"this system has no limit {limit.name!r}")
+    try:
+        resource.setrlimit(number, (limit.soft, limit.hard))
+    except (OSError, ValueError) as error:
+        wanted = f"{limit.name}={limit.soft}:{limit.hard}"
+        raise StartError(
+            f"cannot set the limit {wanted}: {error}",
+            hint=f"this user may have at most {resource.getrlimit(number)[1]}",
+        ) from error

@@ -1,0 +1,26 @@
+"""proot."""
+
+from __future__ import annotations
+
+from udocker.engines.external import ExternalEngine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udocker.host.probe import Host
+
+
+class CrunEngine(ExternalEngine):
+    """proot."""
+
+    name = "crun"
+    mode = "R1"
+
+    def obstacle(self, host: Host) -> str | None:
+        """Return why proot cannot run here."""
+        return "not built yet"
+
+
+class RuncEngine(CrunEngine):
+    """runc."""
+
+    name = "runc"
