@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
@@ -56,6 +55,9 @@ class UsernsEngine:
             *(features.OVERLAY, features.FAKE_ROOT, features.OTHER_USER, features.HOST_NAME),
             *(features.PRIVATE_NETWORK, features.TMPFS, features.READ_ONLY_ROOT),
             *(features.READ_ONLY_BINDS, features.STATIC_PROGRAMS, features.MUSL),
+            *(features.PROCESS_NAMESPACE, features.PORTS, features.MANY_IDS),
+            *(features.NESTED_BINDS, features.DEVICES, features.OWN_NAMES),
+            features.KEEP_ID,
         )
     )
 
@@ -73,7 +75,15 @@ class UsernsEngine:
     def obstacle(self, host: Host) -> str | None:
         """Return why user namespaces cannot be used here; None when they can."""
         support = self.support(host)
-        return None if support.namespaces else explain(host, support)
+        if support.namespaces:
+            return None
+        from udocker.engines import refusals
+
+        return refusals.explain(host, support.step, support.errno)
+
+    def stops_every_call(self, host: Host) -> bool:
+        """Programs run at their own speed."""
+        return False
 
     def obstacle_of(self, container: Container) -> str | None:
         """Every container can run."""
@@ -116,7 +126,8 @@ class UsernsEngine:
         """
         announce = () if lock is None else ("--announce", str(lock))
         python = (sys.executable or "python3", "-I", "-S", SCRIPT)
-        return launching.launch(spec, (*python, *announce, *_words(spec)))
+        many = self._many_ids() if spec.many_ids else ()
+        return launching.launch(spec, (*python, *announce, *many, *_words(spec)))
 
     def join(self, spec: RuntimeSpec, namespaces: tuple[int, ...]) -> Launch:
         """Return the command that runs the program of `spec` in `namespaces`, another run's.
@@ -125,10 +136,20 @@ class UsernsEngine:
         """
         process = spec.process
         words = ["--join", ",".join(map(str, namespaces)), "--cwd", process.cwd]
-        words += ["--fake-root"] if process.user.uid == 0 else []
+        if spec.many_ids:
+            words += ["--set-ids", "--ids", str(process.user.uid), str(process.user.gid)]
+        else:
+            if spec.joins_as_user:
+                words += ["--map-self", str(process.user.uid), str(process.user.gid)]
+            words += ["--fake-root"] if process.user.uid == 0 else []
         words += ["--die-with-parent"] if spec.supervised else []
         python = (sys.executable or "python3", "-I", "-S", SCRIPT)
         return launching.launch(spec, (*python, *words, "--", *process.args))
+
+    def _many_ids(self) -> tuple[str, ...]:
+        from udocker.engines import subids
+
+        return ("--map-ids", *subids.maps(self.directory))
 
     def namespaces(self, lock: Lock) -> tuple[int, ...]:
         """Return descriptors of the namespaces of the container whose lock this is.
@@ -182,38 +203,22 @@ def _device(directory: str) -> int:
     return os.stat(directory).st_dev
 
 
-def explain(host: Host, support: Support) -> str:
-    """Return in one sentence why the kernel refused, and what an administrator would set."""
-    limit = host.text("/proc/sys/user/max_user_namespaces").strip()
-    if support.errno == errno.ENOSPC or limit == "0":
-        return f"user namespaces are limited to {limit} here (sysctl user.max_user_namespaces)"
-    if host.text("/proc/sys/kernel/unprivileged_userns_clone").strip() == "0":
-        return "only root may make user namespaces (sysctl kernel.unprivileged_userns_clone = 0)"
-    if host.text("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").strip() == "1":
-        return (
-            "AppArmor keeps programs without a profile from using user namespaces "
-            "(sysctl kernel.apparmor_restrict_unprivileged_userns = 1)"
-        )
-    if support.errno == errno.EINVAL:
-        return "the kernel has no user namespaces, or this is a chroot (EINVAL)"
-    reason = os.strerror(support.errno) if support.errno else "unknown reason"
-    if support.errno in (errno.EPERM, errno.EACCES):
-        return (
-            f"making {support.step} is not permitted ({reason}): a container or a security "
-            "policy around this process forbids it"
-        )
-    return f"making {support.step} failed: {reason}"
-
-
 def _words(spec: RuntimeSpec) -> Iterator[str]:
     process = spec.process
     yield from _root_words(spec.rootfs)
     yield from ("--ids", str(process.user.uid), str(process.user.gid))
     yield from ("--cwd", process.cwd)
-    if process.user.uid == 0:
+    if process.user.uid == 0 and not spec.many_ids:
         yield "--fake-root"
     if spec.network != "host":
         yield from ("--network", spec.network)
+        for port in spec.ports:
+            numbers = (str(port.host_port), str(port.container_port))
+            yield from ("--publish", port.host_ip, *numbers, port.protocol)
+    if spec.pid == "private":
+        yield "--private-pids"
+    if not spec.system_directories:
+        yield "--no-system-directories"
     if spec.hostname:
         yield from ("--hostname", spec.hostname)
     for memory in spec.tmpfs:
@@ -233,10 +238,13 @@ def _words(spec: RuntimeSpec) -> Iterator[str]:
     yield from ("--", *process.args)
 
 
-def _root_words(rootfs: Rootfs) -> tuple[str, ...]:
+def _root_words(rootfs: Rootfs) -> Iterator[str]:
+    for lower in rootfs.lowers:
+        yield from ("--lower", lower)
     if rootfs.flat:
-        return ("--flat", rootfs.tree)
-    if rootfs.upper is None or rootfs.work is None:
-        return ("--memory-overlay", rootfs.tree)
-    option = "--volatile-overlay" if rootfs.volatile else "--overlay"
-    return (option, rootfs.tree, rootfs.upper, rootfs.work)
+        yield from ("--flat", rootfs.tree)
+    elif rootfs.upper is None or rootfs.work is None:
+        yield from ("--memory-overlay", rootfs.tree)
+    else:
+        option = "--volatile-overlay" if rootfs.volatile else "--overlay"
+        yield from (option, rootfs.tree, rootfs.upper, rootfs.work)

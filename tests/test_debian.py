@@ -273,3 +273,34 @@ def test_a_program_with_fake_root_installs_a_package(run, scratch):
     script = "dpkg -i /thing.deb >/dev/null && cat /opt/thing/file"
     done = run("sh", "-c", script, options=["-v", f"{scratch}/thing.deb:/thing.deb:ro"])
     assert done.stdout == "installed\n"
+
+
+def test_a_package_comes_from_the_mirror_as_fake_root(run):
+    """The mirror is the one that debootstrap wrote into the image; apt's own user is not used."""
+    script = "apt-get update -qq && apt-get install -y -qq hello && hello"
+    done = run("sh", "-c", script, env={"DEBIAN_FRONTEND": "noninteractive"})
+    assert done.stdout.endswith("Hello, world!\n")
+
+
+def test_accounts_are_made_and_files_given_to_them_as_fake_root(run):
+    steps = (
+        "groupadd staffers && useradd -m -G staffers bob && id bob",
+        "echo bob:secret | chpasswd && usermod -c Bob bob && getent passwd bob",
+        "touch /f && chown bob:staffers /f && chgrp -h tty /f",
+        "install -o bob -g staffers -m 4755 /f /g && stat -c %a /g",
+        "dpkg-statoverride --update --add bob staffers 0750 /g",
+        "mknod /null c 1 3 && mknod /disk b 8 0 && mkfifo /pipe && test -p /pipe",
+        "tar -C / -cf /t.tar f g pipe && mkdir /x && tar -C /x --same-owner -xpf /t.tar",
+        "userdel bob && ! id bob",
+    )
+    said = run("sh", "-c", " && ".join(steps)).stdout.splitlines()
+    assert said[0].startswith("uid=1000(bob) gid=")
+    assert "staffers" in said[0]
+    assert said[1].startswith("bob:x:1000:")
+    assert said[2] == "4755"
+
+
+def test_a_change_of_user_by_fake_root_changes_nothing_and_fails_nowhere(run):
+    """There is one user id; programs that want to be another one go on as they are."""
+    script = "useradd -m bob && su bob -c 'id -u' && setpriv --reuid 5 --clear-groups id -u"
+    assert run("sh", "-c", script).stdout.split() == ["0", "0"]

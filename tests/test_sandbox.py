@@ -4,14 +4,11 @@ import ast
 import errno
 import os
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
 
 import pytest
-
-from udocker.engines.sandbox import fakeroot
 
 SANDBOX = os.path.join(os.path.dirname(os.path.dirname(__file__)), "engines", "sandbox")
 
@@ -50,7 +47,7 @@ def test_the_sandbox_imports_nothing_but_the_standard_library():
         if file.name.endswith(".py"):
             with open(file.path) as text:
                 names |= imported(ast.parse(text.read()))
-    foreign = [name for name in names if not name.startswith("udocker.engines.sandbox.")]
+    foreign = [name for name in names if not name.startswith("udocker.engines.sandbox")]
     without_site_packages = [sys.executable, "-I", "-S", "-c"]
     subprocess.run([*without_site_packages, f"import {', '.join(foreign)}"], check=True)
 
@@ -227,38 +224,75 @@ def test_the_probe_tells_what_the_kernel_allows(unprivileged):
     assert unprivileged.run([*without, *command]).stdout == f"('namespaces', {errno.ENOSPC})\n"
 
 
-def evaluate(program, machine, number, arguments):
-    """Run a seccomp program as the kernel does. Source: seccomp_data in linux/seccomp.h."""
-    data = struct.pack("<iIQ6Q", number, fakeroot.AUDIT_ARCH[machine], 0, *arguments)
-    position, value = 0, 0
-    while True:
-        code, true, false, k = program[position]
-        position += 1
-        if code == 0x20:
-            value = struct.unpack_from("<I", data, k)[0]
-        elif code == 0x54:
-            value &= k
-        elif code == 0x15:
-            position += true if value == k else false
-        else:
-            assert code == 0x06
-            return k
+@pytest.mark.parametrize("count", [2, 300, 500])
+def test_many_layers_lie_over_each_other_the_top_one_first(cell, count):
+    words = []
+    for number in range(count):
+        layer = f"{cell.user.home}/layer-with-a-name-as-long-as-digests-are/{number:064d}"
+        os.makedirs(layer)
+        for name in ("all", str(number)):
+            with open(f"{layer}/{name}", "w") as file:
+                file.write(f"{number}\n")
+        words += ["--lower", layer]
+    cell.user.own(cell.user.home)
+    words[-1] = cell.tree
+    for root in (None, cell.overlay()):
+        script = f"busybox cat /all /0 /{count - 2}; echo x > /written; busybox rm /0"
+        assert cell.run(*words, script=script, root=root).stdout == f"0\n0\n{count - 2}\n"
+    assert cell.run(*words, script="busybox ls /", root=cell.overlay()).stdout.count("written") == 1
+    assert os.listdir(cell.tree) == ["bin"]
 
 
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_the_filter_fakes_just_what_it_should(machine):
-    program = fakeroot.fake_root_program(machine)
-    allow, succeed = 0x7FFF0000, 0x00050000
-    for number in range(500):
-        wanted = succeed if number in fakeroot.FAKED[machine] else allow
-        assert evaluate(program, machine, number, (0,) * 6) == wanted
-    for number, place in fakeroot.MKNOD[machine]:
-        for mode, wanted in (
-            (0o020666, succeed),
-            (0o060660, succeed),
-            (0o010644, allow),
-            (0o100644, allow),
-        ):
-            arguments = [0] * 6
-            arguments[place] = mode
-            assert evaluate(program, machine, number, arguments) == wanted
+def test_more_layers_than_the_kernel_takes_are_an_error_with_a_way_out(cell):
+    done = cell.run(*["--lower", cell.tree] * 501, script="echo", check=False)
+    assert done.returncode == 125
+    assert "the kernel takes 500; --execmode=N1" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["a:b", "a,b", "a\\b", "a b", "a\nb"])
+def test_directories_may_have_names_that_mean_something_to_mount(cell, name):
+    place = f"{cell.user.home}/{name}"
+    os.mkdir(place)
+    for part in ("tree", "upper", "work"):
+        os.rename(f"{cell.user.home}/{part}", f"{place}/{part}")
+    cell.user.own(place)
+    cell.tree = f"{place}/tree"
+    overlay = ["--overlay", cell.tree, f"{place}/upper", f"{place}/work"]
+    for root in (overlay, ["--flat", cell.tree], None):
+        cell.run("--bind", place, "/m:a,b", script="echo x > /file", root=root)
+    assert os.path.exists(f"{place}/upper/file")
+
+
+def test_a_volatile_layer_of_a_machine_that_was_started_anew_may_be_damaged(cell):
+    volatile = ["--volatile-overlay", *cell.overlay()[1:]]
+    cell.run(script="true", root=volatile)
+    assert cell.run(script="true", root=volatile).stderr == ""
+    mark = f"{cell.user.home}/work/work/incompat/volatile/dirty"
+    cell.user.run([*_as_root_of_a_namespace(), "sh", "-c", f"touch -d 2001-01-01 {mark}"])
+    assert "may be damaged" in cell.run(script="true", root=volatile).stderr
+    assert cell.run(script="true", root=volatile).stderr == ""
+
+
+def _as_root_of_a_namespace():
+    return ["unshare", "-U", "-r"]
+
+
+def test_shared_memory_may_be_the_containers_own(cell):
+    script = "busybox df -k /dev/shm | busybox tail -n 1; busybox stat -c %a /dev/shm"
+    words = ["--tmpfs", "/dev/shm", "mode=1777,size=64k"]
+    said = cell.run(*words, script=script).stdout.split()
+    assert (said[1], said[-1]) == ("64", "1777")
+
+
+def test_without_system_directories_only_harmless_devices_are_there(cell):
+    done = cell.run("--no-system-directories", script="busybox ls /dev /sys; echo > /dev/null")
+    devices, system = done.stdout.split("\n\n")
+    found = set(devices.split()[1:])
+    assert {"null", "zero", "full", "random", "urandom", "tty", "fd", "shm"} <= found
+    assert not found & {"pts", "mqueue", "ptmx"}
+    assert system.split() == ["/sys:"]
+
+
+def test_twenty_directories_of_the_host_are_shown(cell):
+    words = [word for n in range(20) for word in ("--bind", cell.tree, f"/mnt/{n}")]
+    assert cell.run(*words, script="busybox ls -d /mnt/*/bin | busybox wc -l").stdout == "20\n"

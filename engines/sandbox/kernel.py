@@ -6,11 +6,12 @@ import ctypes
 import os
 
 CLONE_NEWNS, CLONE_NEWUTS = 0x20000, 0x4000000
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_SLAVE = 4096, 16384, 1 << 19
 MNT_DETACH = 2
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 22, 36, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 22, 36, 38
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 SIGKILL = 9
 NS_GET_USERNS, NS_GET_PARENT = 0xB701, 0xB702
@@ -82,6 +83,11 @@ def enter_user_namespace(flags: int, inside: tuple[int, int], outside: tuple[int
     write_text("/proc/self/setgroups", "deny")
     write_text("/proc/self/uid_map", f"{inside[0]} {outside[0]} 1")
     write_text("/proc/self/gid_map", f"{inside[1]} {outside[1]} 1")
+
+
+def hide_from_debuggers() -> None:
+    """No process without rights on the host may look into this one, the container's root say."""
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def adopt_orphans() -> None:

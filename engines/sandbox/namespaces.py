@@ -10,6 +10,7 @@ import struct
 from udocker.engines.sandbox.kernel import (
     CLONE_NEWNET,
     CLONE_NEWNS,
+    CLONE_NEWPID,
     CLONE_NEWUSER,
     CLONE_NEWUTS,
     NS_GET_PARENT,
@@ -17,19 +18,28 @@ from udocker.engines.sandbox.kernel import (
     SandboxError,
     check,
     libc,
+    write_text,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-JOINED = ("net", "uts", "mnt")
+JOINED = ("net", "uts", "pid_for_children", "mnt")
 """The namespaces that a later run of a container joins; the last one leads to the user's."""
-_KINDS = (CLONE_NEWNET, CLONE_NEWUTS)
+_KINDS = (CLONE_NEWNET, CLONE_NEWUTS, CLONE_NEWPID)
 
 
-def raise_loopback() -> None:
-    """Bring up `lo` in a new network namespace. Source: netdevice(7)."""
+def set_up_network() -> None:
+    """Bring up `lo` in a new network namespace, and let programs listen on all ports.
+
+    The container's root has no rights over the namespace, which is of the first of the two
+    user namespaces; yet it listens on port 80. Source: netdevice(7), ip(7).
+    """
+    try:
+        write_text("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+    except SandboxError:  # before Linux 4.11, or /proc cannot be written to
+        pass
     interface_up, siocsifflags = 0x1 | 0x40, 0x8914
     fd = check(libc.socket(2, 2 | 0o2000000, 0), "open a socket")
     request = ctypes.create_string_buffer(struct.pack("16sH14x", b"lo", interface_up))
@@ -55,8 +65,10 @@ def _open_namespace(pid: str, name: str) -> int:
     return os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def enter_namespaces(descriptors: Sequence[int]) -> None:
+def enter_namespaces(descriptors: Sequence[int]) -> bool:
     """Enter the container whose namespaces, those of JOINED, are open.
+
+    Tells whether it has a namespace of processes: then only children of this one are in it.
 
     The kernel lets the owner of a user namespace into it and into those below. What the first
     of the two user namespaces owns has to be entered from it. Source: setns(2), ioctl_ns(2).
@@ -70,6 +82,7 @@ def enter_namespaces(descriptors: Sequence[int]) -> None:
         raise SandboxError("join the container", error.errno) from error
     for fd, kind in [(outer, CLONE_NEWUSER), *owned, (inner, CLONE_NEWUSER), (mounts, CLONE_NEWNS)]:
         check(libc.setns(fd, kind), "join the container")
+    return any(kind == CLONE_NEWPID for _, kind in owned)
 
 
 def _owns(user_namespace: int, fd: int) -> bool:
@@ -84,10 +97,10 @@ def _owns(user_namespace: int, fd: int) -> bool:
         os.close(owner)
 
 
-def announce(lock: int) -> None:
+def announce(lock: int, pid: int) -> None:
     """Write into the locked file which process and mount namespace the container is, and let
-    others, who wait for that, share the lock."""
-    text = f"{os.getpid()} {os.readlink('/proc/self/ns/mnt')}\n"
+    others, who wait for that, share the lock. `pid` is this process's number for the caller."""
+    text = f"{pid} {os.readlink('/proc/self/ns/mnt')}\n"
     os.ftruncate(lock, 0)
     os.pwrite(lock, text.encode(), 0)
     try:

@@ -236,9 +236,12 @@ class Devices(Operation):
         "core": "/proc/kcore",
     }
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = True) -> None:
+        """Not `shared`: the harmless nodes only, without terminals and without shared memory."""
         super().__init__("/dev")
-        names = [name for name in self.NODES + self.SHARED if os.path.lexists(f"/dev/{name}")]
+        self._shared = shared
+        wanted = self.NODES + (self.SHARED if shared else ())
+        names = [name for name in wanted if os.path.lexists(f"/dev/{name}")]
         self._binds = [BindMount(f"/dev/{name}", f"/dev/{name}") for name in names]
 
     def open(self) -> None:
@@ -250,8 +253,11 @@ class Devices(Operation):
         for bind in self._binds:
             bind.apply()
         for name, target in self.LINKS.items():
-            os.symlink(target, f"/dev/{name}")
+            if self._shared or name != "ptmx":
+                os.symlink(target, f"/dev/{name}")
         make_directory("/dev/shm")
+        if not os.path.ismount("/dev/shm"):
+            os.chmod("/dev/shm", 0o1777)
 
 
 class System(Operation):

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 
 from udocker.engines.sandbox.kernel import (
     MNT_DETACH,
     MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
     MS_REC,
     MS_SLAVE,
     SandboxError,
@@ -22,13 +27,28 @@ if TYPE_CHECKING:
     from udocker.engines.sandbox.operations import Operation
 
 
+MEMORY = "memory"
+"""In place of an upper directory: what is written lies in memory."""
+MOST_LOWERS = 500
+"""Source: OVL_MAX_STACK in fs/overlayfs/params.h."""
+_SPECIAL = frozenset(":,\\")
+
+
 class Root:
     """Where the container's files come from: a tree, with a writable layer unless it is flat."""
 
     def __init__(
-        self, tree: str, upper: str = "", work: str = "", *, volatile: bool = False
+        self,
+        tree: str,
+        upper: str = "",
+        work: str = "",
+        *,
+        lowers: Sequence[str] = (),
+        volatile: bool = False,
     ) -> None:
+        """`upper` may be MEMORY. `lowers`, the top one first, take the place of the tree."""
         self.tree = tree
+        self.lowers = tuple(lowers)
         self.upper = upper
         self.work = work
         self.volatile = volatile
@@ -37,12 +57,15 @@ class Root:
         """Mount the root over the tree's own directory (in this namespace); return it."""
         if not self.upper:
             mount(self.tree, self.tree, "", MS_BIND | MS_REC)
-        elif self.upper == "memory":
-            self._mount_memory_overlay()
+        elif self.lowers or self.upper == MEMORY or _SPECIAL & set(self._paths()):
+            self._mount_by_links()
         else:
             self._forget_volatile()
             self._mount_overlay(self.tree, self.upper, self.work)
         return self.tree
+
+    def _paths(self) -> str:
+        return self.tree + self.upper + self.work
 
     def _mount_overlay(self, lower: str, upper: str, work: str) -> None:
         # Leaving an overlay writes the whole file system of its upper layer to the disk
@@ -50,38 +73,79 @@ class Root:
         options = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr"
         mount("overlay", self.tree, "overlay", 0, options + (",volatile" if self.volatile else ""))
 
-    def _mount_memory_overlay(self) -> None:
-        lower = os.open(self.tree, os.O_PATH | os.O_CLOEXEC)
+    def _mount_by_links(self) -> None:
+        """Mount an overlay whose directories are named by short links, in memory below it.
+
+        All the options of a mount have to fit into a page of 4096 bytes, which the names of some
+        twenty layers fill; and names with `:`, `,` or a backslash mean something else there.
+        """
+        lowers = self.lowers or (self.tree,)
+        if len(lowers) > MOST_LOWERS:
+            raise SandboxError(
+                f"mount {len(lowers)} layers: the kernel takes {MOST_LOWERS}; "
+                "--execmode=N1 makes one directory of them"
+            )
+        if self.upper != MEMORY:
+            self._forget_volatile()
+        tree = os.open(self.tree, os.O_PATH | os.O_CLOEXEC)  # before something lies over it
         mount("tmpfs", self.tree, "tmpfs", 0, "mode=755")
-        upper, work = f"{self.tree}/upper", f"{self.tree}/work"
-        os.mkdir(upper, 0o755)
-        os.mkdir(work, 0o755)
-        self._mount_overlay(f"/proc/self/fd/{lower}", upper, work)
+        before = os.open(".", os.O_PATH | os.O_CLOEXEC)
+        os.chdir(self.tree)
+        for number, lower in enumerate(lowers):
+            os.symlink(f"/proc/self/fd/{tree}" if lower == self.tree else lower, str(number))
+        for name, path in (("upper", self.upper), ("work", self.work)):
+            if self.upper == MEMORY:
+                os.mkdir(name, 0o755)
+            else:
+                os.symlink(path, name)
+        self._mount_overlay(":".join(map(str, range(len(lowers)))), "upper", "work")
+        os.fchdir(before)
+        os.close(before)
+        os.close(tree)
 
     def _forget_volatile(self) -> None:
         mark = f"{self.work}/work/incompat"
         try:  # left by a volatile mount; with it the kernel refuses the layer
+            made = os.stat(f"{mark}/volatile/dirty").st_mtime
             os.unlink(f"{mark}/volatile/dirty")
             os.rmdir(f"{mark}/volatile")
             os.rmdir(mark)
         except OSError:
-            pass
+            return
+        if made < time.time() - time.clock_gettime(time.CLOCK_BOOTTIME):
+            text = "note: this machine was started anew after the last run, which asked for nothing"
+            print(f"udocker: {text} to be kept: {self.upper} may be damaged", file=sys.stderr)
 
 
-def _mount_proc(root: str) -> None:
+def _mount_proc(root: str, *, fresh: bool) -> None:
     """Show the host's /proc in the root, the one mount made from outside of it.
 
-    A fresh proc would need a pid namespace, which CUDA IPC and MPI ranks cannot cross.
+    A `fresh` proc needs a pid namespace, which CUDA IPC and MPI ranks cannot cross; and where
+    a container around us hides parts of /proc, the kernel refuses it also then.
     """
     target = f"{root}/proc"
     if not os.path.lexists(target):
         os.mkdir(target, 0o755)
     if os.path.islink(target) or not os.path.isdir(target):
         raise SandboxError("the image's /proc is not a directory")
+    if fresh:
+        try:
+            mount("proc", target, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+            return
+        except SandboxError as error:
+            text = f"note: {error}: the container shows the host's /proc, with other numbers"
+            print(f"udocker: {text} of processes than its own", file=sys.stderr)
     mount("/proc", target, "", MS_BIND | MS_REC)
 
 
-def build(root: Root, base: Sequence[Operation], operations: Sequence[Operation], cwd: str) -> None:
+def build(
+    root: Root,
+    base: Sequence[Operation],
+    operations: Sequence[Operation],
+    cwd: str,
+    *,
+    fresh_proc: bool = False,
+) -> None:
     """Make `root` the root of this process, and `cwd` its directory.
 
     In it is what `base` makes and then, with room to stage things there, what `operations` make.
@@ -91,7 +155,7 @@ def build(root: Root, base: Sequence[Operation], operations: Sequence[Operation]
     for operation in (*base, *operations):
         operation.open()
     path = root.mount()
-    _mount_proc(path)
+    _mount_proc(path, fresh=fresh_proc)
     os.chroot(path)
     os.chdir("/")
     for operation in base:
