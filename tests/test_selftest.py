@@ -15,15 +15,21 @@ import pytest
 from gpu import drivertree
 from registries import needs
 
+from udocker.containers import features
+from udocker.engines import select
 from udocker.errors import UdockerError
 from udocker.host.root import Root
 from udocker.images.decompress import chunks
 from udocker.oci import Index, Manifest
-from udocker.selftest import checks, sample, trial
+from udocker.selftest import checks, leaks, sample, trial
 from udocker.selftest.bench import UNBLOCK, Bench, Outcome, launcher
+from udocker.values import replace
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FAKENODE = os.path.join(ROOT, "tests", "gpu", "fakenode.sh")
+EVERYTHING = frozenset(
+    (features.READ_ONLY_BINDS, features.FAKE_ROOT, features.OTHER_USER, features.STATIC_PROGRAMS)
+)
 NO_NAMESPACES = "echo 0 >/proc/sys/user/max_user_namespaces; exec "
 
 
@@ -32,13 +38,28 @@ NO_NAMESPACES = "echo 0 >/proc/sys/user/max_user_namespaces; exec "
 
 def test_a_user_learns_which_engine_is_usable(unprivileged):
     before = sorted(os.walk(unprivileged.home))
-    done = unprivileged.udocker("selftest")
+    done = unprivileged.udocker("selftest", "userns")
     header, row = (line.split() for line in done.stdout.splitlines()[:2])
-    assert header == ["ENGINE", "RESULT", "START-UP", "GPU"]
-    assert row[:2] == ["userns", "usable"] and int(row[2]) > 0
+    assert header == ["ENGINE", "MODE", "RESULT", "START-UP", "GPU"]
+    assert row[:3] == ["userns", "N2", "usable"] and int(row[3]) > 0
     assert "checking the engine userns" in done.stderr
     assert done.stderr.count(": done (") == 3  # a line for each layer
     assert sorted(os.walk(unprivileged.home)) == before
+
+
+@pytest.mark.slow
+def test_every_engine_is_in_the_table_and_does_what_it_should(unprivileged):
+    done = unprivileged.udocker("-q", "selftest", timeout=300)
+    _, *rows = (line.split() for line in done.stdout.splitlines())
+    ways = [[way.name, way.mode] for way in select.WAYS if way.automatic]
+    assert [row[:2] for row in rows[: len(ways)]] == ways
+    assert "not true" not in done.stdout
+
+
+def test_an_engine_that_is_none_is_named(unprivileged):
+    done = unprivileged.udocker("selftest", "X9", check=False)
+    assert done.returncode == 2
+    assert "no engine or execution mode 'X9'" in done.stderr
 
 
 def test_images_and_settings_of_the_user_do_not_matter_and_stay(unprivileged):
@@ -48,13 +69,13 @@ def test_images_and_settings_of_the_user_do_not_matter_and_stay(unprivileged):
     unprivileged.own(unprivileged.udocker_dir)
     before = sorted(os.walk(unprivileged.home))
     proxy = {"http_proxy": "http://127.0.0.1:9", "UDOCKER_DEFAULT_EXECUTION_MODE": "P1"}
-    done = unprivileged.udocker("selftest", env=proxy)
+    done = unprivileged.udocker("selftest", "userns", env=proxy)
     assert "usable" in done.stdout and done.stderr == ""
     assert sorted(os.walk(unprivileged.home)) == before
 
 
 def test_where_namespaces_are_off_the_obstacle_is_told(unprivileged):
-    udocker = f"{unprivileged.python} -m udocker selftest"
+    udocker = f"{unprivileged.python} -m udocker selftest userns"
     words = ["unshare", "-U", "-c", "--keep-caps", "sh", "-c", NO_NAMESPACES + udocker]
     done = unprivileged.run(words, check=False)
     assert done.returncode == 1, done.stderr
@@ -68,18 +89,18 @@ def test_a_zstandard_that_cannot_be_loaded_is_not_needed(unprivileged):
     with open(f"{broken}/zstandard.py", "w") as file:
         file.write("raise ImportError('as in a zip file')")
     path = unprivileged.environment()["PYTHONPATH"]
-    done = unprivileged.udocker("selftest", env={"PYTHONPATH": f"{broken}:{path}"})
+    done = unprivileged.udocker("selftest", "userns", env={"PYTHONPATH": f"{broken}:{path}"})
     assert "usable" in done.stdout
 
 
 def test_in_a_step_of_a_batch_job_it_is_usable_too(unprivileged):
     step = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "PMI_RANK": "0"}
-    assert "usable" in unprivileged.udocker("selftest", env=step).stdout
+    assert "usable" in unprivileged.udocker("selftest", "userns", env=step).stdout
 
 
 @pytest.mark.parametrize("limit", ["-n 64", "-v 400000"])
 def test_limits_of_batch_systems_leave_it_usable(unprivileged, limit):
-    script = f"ulimit {limit}; exec {unprivileged.python} -m udocker selftest"
+    script = f"ulimit {limit}; exec {unprivileged.python} -m udocker selftest userns"
     assert "usable" in unprivileged.run(["sh", "-c", script]).stdout
 
 
@@ -98,13 +119,13 @@ def test_output_that_cannot_be_written_is_an_error_and_talk_is_not(unprivileged,
 
 
 def test_without_a_standard_input_nothing_changes(unprivileged):
-    words = ["sh", "-c", f"exec {unprivileged.python} -m udocker -q selftest <&-"]
+    words = ["sh", "-c", f"exec {unprivileged.python} -m udocker -q selftest userns <&-"]
     assert "usable" in unprivileged.run(words).stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ended_early_it_leaves_nothing(unprivileged, number):
-    words = [unprivileged.python, "-m", "udocker", "selftest"]
+    words = [unprivileged.python, "-m", "udocker", "selftest", "userns"]
     process = unprivileged.popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     with process.stderr:
         while b"checking" not in process.stderr.readline():
@@ -126,12 +147,12 @@ def test_what_killed_trials_left_is_removed_and_what_others_do_is_not(unprivileg
     for name in names:
         os.makedirs(f"{store}/{name}/store")
     unprivileged.own(store)
-    unprivileged.udocker("selftest")
+    unprivileged.udocker("selftest", "userns")
     assert os.listdir(store) == names[1:]
 
 
 def test_where_the_store_cannot_be_made_another_directory_is_tried(unprivileged):
-    done = unprivileged.udocker("selftest", env={"UDOCKER_DIR": "/proc/store"})
+    done = unprivileged.udocker("selftest", "userns", env={"UDOCKER_DIR": "/proc/store"})
     assert "images cannot be kept here" in done.stderr and "/proc/store" in done.stderr
     assert "usable" in done.stdout
     assert os.listdir(f"{unprivileged.home}/tmp") == []
@@ -140,7 +161,7 @@ def test_where_the_store_cannot_be_made_another_directory_is_tried(unprivileged)
 @pytest.mark.root
 def test_gpus_of_the_node_are_seen_in_containers(tmp_path):
     tree = drivertree.build(str(tmp_path / "tree"), gpus=2)
-    udocker = [*launcher(), f"--repo={tmp_path}/store", "selftest"]
+    udocker = [*launcher(), f"--repo={tmp_path}/store", "selftest", "userns"]
     words = [FAKENODE, "--null-nodes", tree, *udocker]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -168,12 +189,12 @@ def bench(tmp_path):
 
     def make(stub):
         words = (sys.executable, "-I", "-S", "-c", f"{UNBLOCK}; {STUBS[stub]}")
-        return Bench(str(tmp_path), "image", dict(os.environ), words, "stub")
+        return Bench(str(tmp_path), "image", dict(os.environ), words, "stub", EVERYTHING)
 
     return make
 
 
-@pytest.mark.parametrize("check", checks.CHECKS)
+@pytest.mark.parametrize("check", (*checks.CHECKS, *leaks.CHECKS))
 def test_every_check_fails_where_engines_do_nothing_or_fail(bench, check):
     for stub in ("does nothing", "fails"):
         if trial.failures_of(bench(stub), [check]):
@@ -189,10 +210,18 @@ def test_an_engine_that_hides_nothing_is_found_out(bench):
     assert "devices and proc are there" not in found
 
 
-def test_every_check_is_in_the_list():
+@pytest.mark.parametrize("module", [checks, leaks])
+def test_every_check_is_in_the_list(module):
     shape = {"bench": "Bench", "return": "None"}
-    made = [f for f in vars(checks).values() if getattr(f, "__annotations__", None) == shape]
-    assert tuple(made) == checks.CHECKS
+    made = [f for f in vars(module).values() if getattr(f, "__annotations__", None) == shape]
+    assert tuple(made) == module.CHECKS
+
+
+def test_what_an_engine_lacks_must_be_refused(bench):
+    check = next(check for check in checks.CHECKS if "readonly_volume" in check.__name__)
+    lacking = replace(bench("hides nothing"), features=frozenset())
+    (failure,) = trial.failures_of(lacking, [check])
+    assert "exit code 0, not 125" in failure.detail
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,8 @@ class Bench:
     launcher: tuple[str, ...]
     """The command that is udocker."""
     engine: str = ""
+    features: frozenset[str] = frozenset()
+    """What of `udocker.containers.features` the engine has."""
 
     @property
     def store(self) -> str:

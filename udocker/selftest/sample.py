@@ -16,6 +16,7 @@ from udocker.images import builder
 from udocker.images.builder import Entry, LayoutBuilder
 from udocker.images.decompress import reads_zstd
 from udocker.oci import Platform
+from udocker.selftest import leaks
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -52,10 +53,11 @@ def build(layout: str, search_path: str, host: Root | None = None) -> Sample:
     smi_libraries = _libraries_of(host, _find(host, _NVIDIA_SMI, search_path))
     folders = [f"{DIRECTORY}/bin", *map(os.path.dirname, programs.values())]
     sample = Sample(":".join(dict.fromkeys(folders)), bool(smi_libraries))
+    askers = leaks.entries(f"{DIRECTORY[1:]}/bin", programs["sh"], host)
     images = LayoutBuilder(layout)
     compression = "zstd" if reads_zstd() else "gzip"
     layers = [
-        images.layer(_base_entries(programs["sh"])),
+        images.layer([*_base_entries(programs["sh"]), *askers]),
         images.layer(_host_entries(host, programs.values(), smi_libraries)),
         images.layer(_top_entries(), compression),
     ]

@@ -15,15 +15,15 @@ from udocker.images.blobs import is_abandoned
 from udocker.images.store import ImageStore
 from udocker.reference import Reference
 from udocker.registry.loopback import LoopbackRegistry
-from udocker.selftest import checks, gpu, sample
+from udocker.selftest import checks, gpu, leaks, sample
 from udocker.selftest.bench import Bench, CheckFailed, launcher
 from udocker.values import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from udocker.containers.spec import Engine
+    from udocker.engines.select import Way
     from udocker.selftest.gpu import HostGpus
     from udocker.settings import Settings
 
@@ -45,6 +45,7 @@ class Verdict:
     """What was found out about an engine."""
 
     engine: str
+    mode: str
     obstacle: str | None = None
     """Why it cannot be used on this host; None: it was tried."""
     failures: tuple[Failure, ...] = ()
@@ -58,8 +59,8 @@ class Verdict:
         return self.obstacle is None and not self.failures
 
 
-def run(settings: Settings) -> tuple[Verdict, ...]:
-    """Try every engine of this version and leave nothing behind, whatever happens.
+def run(settings: Settings, ways: Sequence[Way]) -> tuple[Verdict, ...]:
+    """Try engines in the given ways and leave nothing behind, whatever happens.
 
     Raises UdockerError when the image cannot be made or pulled.
     """
@@ -73,8 +74,7 @@ def run(settings: Settings) -> tuple[Verdict, ...]:
             bench = Bench(directory, image_name, settings.environment, launcher())
             bench.pull(quiet=settings.quiet)
         gpus = gpu.find(Host(), _tree(bench), made, f"{bench.store}/cache", settings.environment)
-        engines = (select.make(way, bench.store) for way in select.WAYS if way.automatic)
-        return tuple(_try(engine, bench, gpus, tell) for engine in engines)
+        return tuple(_try(way, bench, gpus, tell) for way in ways)
 
 
 def _tree(bench: Bench) -> str:
@@ -85,12 +85,14 @@ def _tree(bench: Bench) -> str:
     return image.tree
 
 
-def _try(engine: Engine, bench: Bench, gpus: HostGpus, tell: Callable[[str], None]) -> Verdict:
+def _try(way: Way, bench: Bench, gpus: HostGpus, tell: Callable[[str], None]) -> Verdict:
+    engine = select.make(way, bench.store)
     obstacle = engine.obstacle(Host())
     if obstacle:
-        return Verdict(engine.name, obstacle)
-    bench = replace(bench, engine=engine.mode)
-    tell(f"checking the engine {engine.name}")
+        return Verdict(way.name, way.mode, obstacle)
+    asked = way.name if select.ways(way.name)[0] == way else way.mode
+    bench = replace(bench, engine=asked, features=engine.features)
+    tell(f"checking the engine {way.name} ({way.mode})")
     times_s: list[float] = []
 
     def the_gpus_of_this_job_show(bench: Bench) -> None:
@@ -100,9 +102,9 @@ def _try(engine: Engine, bench: Bench, gpus: HostGpus, tell: Callable[[str], Non
         times_s.extend(_start_s(bench) for _ in range(_STARTS))
 
     own = (the_gpus_of_this_job_show, a_program_starts_every_time)
-    failures = failures_of(bench, (*checks.CHECKS, *own))
+    failures = failures_of(bench, (*checks.CHECKS, *leaks.CHECKS, *own))
     startup_ms = min(times_s) * 1000 if times_s else None
-    return Verdict(engine.name, None, failures, startup_ms, gpus)
+    return Verdict(way.name, way.mode, None, failures, startup_ms, gpus)
 
 
 def failures_of(bench: Bench, wanted: Iterable[Callable[[Bench], None]]) -> tuple[Failure, ...]:
