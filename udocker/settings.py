@@ -82,6 +82,50 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) 
     return Settings(directory=directory, environment=_callers(environment), **chosen)
 
 
+def origins(
+    flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return where each setting in force comes from: a flag, a variable, a file, or `default`."""
+    home = environment.get("HOME") or _passwd_home()
+    usual = environment.get("UDOCKER_DIR") or (home and "~/.udocker")
+    found = dict.fromkeys(_KEYS, "default")
+    for path in (SYSTEM_FILE, f"{_in_home(usual, home)}/udocker.conf" if usual else ""):
+        found.update(dict.fromkeys(_read_file(path) if path else (), path))
+    given = ((key, name) for key, name in _VARIABLES.items() if environment.get(name))
+    found.update((key, f"${name}") for key, name in given)
+    found.update((key, "command line") for key, value in flags.items() if value is not None)
+    return found
+
+
+EXECUTABLES = {
+    "proot": "UDOCKER_USE_PROOT_EXECUTABLE",
+    "runc": "UDOCKER_USE_RUNC_EXECUTABLE",
+    "crun": "UDOCKER_USE_RUNC_EXECUTABLE",
+    "apptainer": "UDOCKER_USE_SINGULARITY_EXECUTABLE",
+    "singularity": "UDOCKER_USE_SINGULARITY_EXECUTABLE",
+    "libfakechroot": "UDOCKER_FAKECHROOT_SO",
+}
+"""The variables of udocker 1.3 that name the program of an engine."""
+
+
+def named_executable(name: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return what the caller's variable says is the program `name`; empty: nothing.
+
+    Where two programs share a variable (runc and crun), its file name tells which one it means.
+    """
+    variable = EXECUTABLES.get(name, "")
+    value = environment.get(variable, "") if variable else ""
+    sharing = [other for other, shared in EXECUTABLES.items() if shared == variable]
+    meant = [other for other in sharing if os.path.basename(value).startswith(other)]
+    return value if name in (meant or sharing) else ""
+
+
+def search_path(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return the absolute directories of PATH: no program is taken from the current one."""
+    places = environment.get("PATH", os.defpath).split(os.pathsep)
+    return tuple(place for place in places if place.startswith("/"))
+
+
 def _callers(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment as it was before Python set LC_CTYPE in it (PEP 538)."""
     own = dict(environment)

@@ -168,14 +168,16 @@ class Transport:
         *,
         insecure: bool = False,
         patience: Patience | None = None,
+        base: str = "",
     ) -> None:
+        """`base` is how URLs begin where that is known; else http or https is found out."""
         self.host = host
         self.patience = patience or Patience()
         self.requests = 0
         """Requests sent so far, those for tokens and those in vain included."""
         self._route = Route(environment)
         self._insecure = insecure
-        self._bases = bases(host, insecure=insecure)
+        self._bases = (base,) if base else bases(host, insecure=insecure)
         self._authorizer = Authorizer(host, find_credentials, self._ask_token_server)
         self._session = self._new_session()
 
@@ -353,6 +355,24 @@ class Transport:
 
     def _is_own(self, url: str) -> bool:
         return origin(url) == origin(self._bases[0])
+
+
+def get(
+    url: str, environment: Mapping[str, str], limit_bytes: int, *, insecure: bool = False
+) -> bytes:
+    """Return the file at a web address, whole. Raises RegistryError; ImageNotFound for a 404."""
+    parts = split(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RegistryError(f"{url[:100]!r} is not the address of a file on the web")
+    base = f"{parts.scheme}://{parts.netloc}"
+    patience = Patience(attempts=3)
+    host = parts.netloc.rpartition("@")[2]
+    transport = Transport(
+        host, environment, lambda _: None, insecure=insecure, patience=patience, base=base
+    )
+    path = url[len(base) :] or "/"
+    request = Request("GET", path, "", shown(url))
+    return transport.fetch(request, limit_bytes).body
 
 
 def _failure(response: Response, subject: str) -> RegistryError | ImageNotFound:
