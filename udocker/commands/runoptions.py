@@ -1,246 +1,175 @@
-"""The options of `run` and `create`, and the request that they make."""
+"""The options of `run` and `create`, and the request that they make.
+
+The subjects are read by modules of their own, imported for who gives one of their options.
+"""
 
 from __future__ import annotations
 
-import os
-import posixpath
-import stat
-
-from udocker.commands.words import FLAG, OPTIONAL, VALUE, Option, Values
-from udocker.containers.process import parse_variable, read_env_file
+from udocker.commands import words
+from udocker.commands.options import table
+from udocker.commands.options.table import SUBJECTS
 from udocker.containers.request import RunRequest
-from udocker.containers.spec import Bind, DeviceNode, Tmpfs
 from udocker.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
-OPTIONS = (
-    Option(("--rm",), FLAG, "Remove the container when its program ends."),
-    Option(("--name",), VALUE, "Name the container.", "NAME"),
-    Option(
-        ("-e", "--env"),
-        VALUE,
-        "Set a variable; NAME alone takes the caller's value.",
-        "NAME[=VALUE]",
-    ),
-    Option(("--env-file",), VALUE, "Set the variables that a file lists.", "FILE"),
-    Option(("-v", "--volume"), VALUE, "Show a host path in the container.", "SRC[:DST[:ro]]"),
-    Option(("-w", "--workdir"), VALUE, "Directory that the program starts in.", "DIR"),
-    Option(("-u", "--user"), VALUE, "Who the program believes to be.", "NAME|UID[:GROUP|GID]"),
-    Option(("--userns",), VALUE, "keep-id: the program sees the caller's own uid.", "keep-id|host"),
-    Option(("--entrypoint",), VALUE, "Program that replaces the image's; empty: none.", "PROGRAM"),
-    Option(("-i", "--interactive"), FLAG, "Accepted; standard input is always connected."),
-    Option(("-t", "--tty"), FLAG, "Accepted; the terminal is always the caller's."),
-    Option(("-a", "--attach"), VALUE, "Accepted; all streams are always the caller's.", "STREAM"),
-    Option(("--hostname", "-h"), VALUE, "Host name in the container.", "NAME"),
-    Option(("--read-only",), FLAG, "Let the program change nothing but mounts."),
-    Option(("--tmpfs",), VALUE, "Put an empty directory in memory there.", "DIR[:OPTIONS]"),
-    Option(
-        ("--network", "--net"),
-        VALUE,
-        "host (the default), or none: only the loopback.",
-        "host|none",
-    ),
-    Option(("--device",), VALUE, "Show a device node of the host.", "SRC[:DST]"),
-    Option(("--pull",), VALUE, "When to ask the registry.", "missing|always|newer|never"),
-    Option(("--platform",), VALUE, "Platform of the image to pull.", "OS/ARCH[/VARIANT]"),
-    Option(
-        ("--gpu",),
-        OPTIONAL,
-        "Use the node's GPUs: all (alone), auto (if the image asks), try (if there are any), none, "
-        "or a list of numbers, UUIDs, PCI addresses.",
-        "SEL",
-        default="all",
-    ),
-    Option(("--gpus",), VALUE, "The same in docker's syntax: all, N, device=0,1.", "SEL"),
-    Option(("--nv", "--nvidia"), FLAG, "The same as --gpu."),
-    Option(
-        ("--gpu-caps",), VALUE, "Driver capabilities: compute,utility,video,graphics,...", "LIST"
-    ),
-    Option(("--hostenv",), FLAG, "Pass the whole environment."),
-    Option(("--hostauth",), FLAG, "The same as --userns keep-id."),
-    Option(("--bindhome",), FLAG, "Show the home directory at its own path."),
-    Option(("--novol",), VALUE, "Leave out a volume that other options name.", "DST"),
-    Option(("--dry-run",), FLAG, "Show the command that would run, and run nothing."),
-    Option(("--engine", "--execmode"), VALUE, "Engine or execution mode to run with.", "NAME|MODE"),
-    Option(
-        ("-p", "--publish"),
-        VALUE,
-        "Accepted; on the host's network every port is the host's.",
-        "PORTS",
-    ),
-    Option(("-P", "--publish-all"), FLAG, "Accepted, as --publish."),
-    Option(("--nobanner",), FLAG, "Accepted; there is no banner."),
-    Option(("--containerauth",), FLAG, "Accepted; the image's accounts are always used."),
-    Option(("--privileged",), FLAG, "Accepted; nobody gets rights that they do not have."),
-    Option(("--ipc",), VALUE, "Accepted: host.", "host"),
-    Option(("--shm-size",), VALUE, "Accepted; /dev/shm is the host's.", "SIZE"),
-    Option(("--ulimit",), VALUE, "Accepted; the caller's limits hold.", "LIMIT"),
-    Option(("--init",), FLAG, "Accepted; there is no process namespace to look after."),
+    from udocker.commands.stores import Stores
+    from udocker.commands.words import Values
+    from udocker.containers.container import Container
+    from udocker.settings import Settings
+
+    Reader = Callable[[Values, Mapping[str, str], list[str]], dict[str, Any]]
+
+OPTIONS, GROUPS = table.OPTIONS, table.GROUPS
+_UNSETTLED = ("env_file", "label_file", "volume", "mount", "secret", "volumes_from")
+_ONE_RUN = frozenset(
+    (
+        *("name", "replace", "detach", "cidfile", "pidfile", "dry_run", "strict"),
+        *("pull", "platform", "arch", "os", "variant", "quiet", "location", "rootfs"),
+        *("registry", "index", "httpproxy", "authfile", "tls_verify"),
+    )
 )
-PULL = ("missing", "always", "newer", "never", "reuse")
-NETWORKS = ("host", "none")
-_VOLUME_WORDS = {
-    "ro",
-    "rw",
-    "z",
-    "Z",
-    "rbind",
-    "bind",
-    "rprivate",
-    "rslave",
-    "rshared",
-    "consistent",
-}
-_VOLUME_WORDS |= {"cached", "delegated", "nosuid", "nodev", "exec", "suid"}
-_TMPFS_ALWAYS = {"rw", "exec", "nosuid", "nodev", "relatime"}
-_TMPFS_OPTIONS = {"ro", "noexec", "size", "mode", "nr_inodes", "nr_blocks"}
+"""Options that a container does not keep."""
+
+
+def parse(given: Sequence[str]) -> tuple[Values, list[str], list[str]]:
+    """Read the words as `words.parse` does, and say of an option that cannot be had why not.
+
+    Raises UsageError and HelpWantedError.
+    """
+    try:
+        return words.parse(given, OPTIONS)
+    except words.UnknownOption:
+        from udocker.commands.options.accepted import OPTIONS as ACCEPTED
+    try:
+        return words.parse(given, (*OPTIONS, *ACCEPTED))
+    except words.UnknownOption as unknown:
+        from udocker.commands.options.refused import REFUSED
+
+        if unknown.name not in REFUSED:
+            raise
+        reason, hint = REFUSED[unknown.name]
+        raise UsageError(f"{unknown.name} cannot be had: {reason}", hint=hint) from None
 
 
 def make_request(values: Values, args: Sequence[str], environment: Mapping[str, str]) -> RunRequest:
     """Return what the words ask for. Raises UsageError where they make no sense."""
-    files = [read_env_file(path) for path in values.all("env_file")]
-    given = tuple(parse_variable(text) for text in values.all("env"))
-    return RunRequest(
-        args=tuple(args),
-        entrypoint=values.last("entrypoint"),
-        env=(*(variable for file in files for variable in file), *given),
-        working_dir=values.last("workdir") or None,
-        user=values.last("user") or None,
-        keep_id=_keep_id(values),
-        all_host_env=values.flag("hostenv"),
-        terminal=values.flag("tty"),
-        hostname=_hostname(values.last("hostname")),
-        readonly=values.flag("read_only"),
-        tmpfs=tuple(_tmpfs(text) for text in values.all("tmpfs")),
-        network=_one_of(values.last("network") or "host", NETWORKS, "--network"),
-        binds=_binds(values, environment),
-        devices=tuple(_device(text) for text in values.all("device")),
-        gpu=_gpu(values),
-        gpu_capabilities=values.last("gpu_caps") or "",
-        pull=_one_of(values.last("pull") or "missing", PULL, "--pull"),
-        platform=values.last("platform"),
-        name=values.last("name"),
-        remove=values.flag("rm"),
-        dry_run=values.flag("dry_run"),
-        engine=values.last("engine") or "",
-        notes=tuple(_notes(values)),
-    )
+    notes: list[str] = []
+    wishes: dict[str, Any] = {"args": tuple(args)}
+    subjects = {SUBJECTS.get(key, "") for key in values}
+    for subject, reader in _READERS.items():
+        if subject in subjects:
+            wishes.update(reader()(values, environment, notes))
+    if "" in subjects:
+        from udocker.commands.options import accepted
+
+        notes.extend(accepted.notes(values))
+    if notes and values.flag("strict"):
+        raise UsageError("; ".join(notes), hint="without --strict that is only told")
+    return RunRequest(**wishes, notes=tuple(notes))
 
 
-def parse_volume(text: str) -> Bind:
-    """Read `SRC[:DST[:WORDS]]`; SRC alone shows at its own path, as udocker has it."""
-    source, _, rest = text.partition(":")
-    destination, _, words = rest.partition(":")
-    unknown = {word for word in words.split(",") if word} - _VOLUME_WORDS
-    if unknown:
-        raise UsageError(f"--volume {text!r}: {', '.join(sorted(unknown))} is not known")
-    if not source:
-        raise UsageError(f"--volume {text!r}: no host path")
-    if not source.startswith(("/", ".", "~")) and not os.path.exists(source):
-        raise UsageError(
-            f"--volume {text!r}: {source!r} is no path of this host",
-            hint="there are no named volumes; write ./NAME for a directory here",
-        )
-    try:
-        path = os.path.abspath(os.path.expanduser(source))
-    except FileNotFoundError:
-        raise UsageError(f"--volume {text!r}: the current directory is gone") from None
-    inside = _inside(destination or path, f"--volume {text!r}")
-    return Bind(path, inside, readonly="ro" in words.split(","))
+def split_target(values: Values, rest: list[str]) -> tuple[str, list[str]]:
+    """Return what is to be run (image, container, or directory) and the words of the program.
+
+    Afterwards the value of `--location` is the directory, also where `--rootfs` named it.
+    """
+    if values.last("location") is not None:
+        return values.all("location")[-1], rest
+    if not rest:
+        raise UsageError("no image or container was named", hint="udocker run --help")
+    if values.flag("rootfs"):
+        values.set("location", [rest[0]])
+    return rest[0], rest[1:]
 
 
-def _inside(path: str, option: str) -> str:
-    """Return an absolute path of the container without dots. Raises UsageError for others."""
-    clean = posixpath.normpath(path) if path.startswith("/") else ""
-    clean = "/" + clean.lstrip("/")
-    if not path.startswith("/") or clean == "/" or "\0" in path:
-        raise UsageError(f"{option}: {path!r} is not an absolute path in the container")
-    return clean
+def settle(values: Values, stores: Stores) -> None:
+    """Let the values mean the same anywhere and at any time; see `options.settled`."""
+    if any(values.all(key) for key in _UNSETTLED):
+        from udocker.commands.options import settled
+
+        settled.settle(values, stores, options_of)
 
 
-def _binds(values: Values, environment: Mapping[str, str]) -> tuple[Bind, ...]:
-    texts = list(values.all("volume"))
-    if values.flag("bindhome") and environment.get("HOME"):
-        texts.append(environment["HOME"])
-    left_out = {path.rstrip("/") for path in values.all("novol")}
-    return tuple(bind for bind in map(parse_volume, texts) if bind.destination not in left_out)
+def kept_words(values: Values) -> list[str]:
+    """Return the words of settled values that a container made with them keeps."""
+    passing = [key for key in values if key in _ONE_RUN or key not in SUBJECTS]
+    return values.as_words(without=frozenset(passing))
 
 
-def _tmpfs(text: str) -> Tmpfs:
-    path, _, words = text.partition(":")
-    options = [word for word in words.split(",") if word and word not in _TMPFS_ALWAYS]
-    unknown = [word for word in options if word.partition("=")[0] not in _TMPFS_OPTIONS]
-    if unknown:
-        raise UsageError(f"--tmpfs {text!r}: {', '.join(unknown)} is not known")
-    return Tmpfs(_inside(path, "--tmpfs"), ",".join(options))
+def options_of(container: Container, environment: Mapping[str, str]) -> RunRequest:
+    """Return what a container was made with. Raises UsageError where a newer udocker made it."""
+    values, _, _ = parse(container.options)
+    return make_request(values, container.command, environment)
 
 
-def _device(text: str) -> DeviceNode:
-    source, _, rest = text.partition(":")
-    destination = rest.partition(":")[0] or source
-    source = os.path.normpath(source)
-    if not source.startswith("/dev/") or not _is_device(source):
-        raise UsageError(f"--device {text!r}: {source!r} is no device node of this host")
-    return DeviceNode(source, _inside(destination, f"--device {text!r}"))
+def pull_settings(values: Values, settings: Settings) -> Settings:
+    """Return the settings with what the options say of the pull."""
+    if not any(SUBJECTS.get(key) == "Image" for key in values):
+        return settings
+    from udocker.commands.options.image import settings_for
+
+    return settings_for(values, settings)
 
 
-def _is_device(path: str) -> bool:
-    """Tell whether a path leads to a device node, or to a directory, which may hold some."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISDIR(mode)
+def _container() -> Reader:
+    from udocker.commands.options import container
+
+    return container.wishes
 
 
-def _gpu(values: Values) -> str | None:
-    docker = values.last("gpus")
-    if docker is not None:
-        return _docker_gpus(docker)
-    if values.last("gpu") is not None:
-        return values.last("gpu") or "all"
-    return "all" if values.flag("nv") or values.flag("nvidia") else None
+def _image() -> Reader:
+    from udocker.commands.options import image
+
+    return image.wishes
 
 
-def _docker_gpus(text: str) -> str:
-    """Translate docker's `--gpus`: `all`, a count, or `device=0,1` (also quoted)."""
-    text = text.strip("\"'")
-    if text.startswith("device="):
-        return text[len("device=") :].strip("\"'")
-    if text.isdigit():  # a count: the first N of this job's
-        return ",".join(map(str, range(int(text)))) or "none"
-    return text
+def _program() -> Reader:
+    from udocker.commands.options import program
+
+    return program.wishes
 
 
-def _keep_id(values: Values) -> bool | None:
-    userns = values.last("userns")
-    if values.flag("hostauth") or userns == "keep-id":
-        return True
-    if userns not in (None, "", "host", "auto"):
-        raise UsageError(f"--userns {userns!r} is not known", hint="keep-id or host")
-    return False if userns == "host" else None
+def _user() -> Reader:
+    from udocker.commands.options import user
+
+    return user.wishes
 
 
-def _hostname(name: str | None) -> str | None:
-    if name is None or (0 < len(name) <= 64 and "\0" not in name and not set(name) & set(" /\n\t")):
-        return name
-    raise UsageError(f"--hostname {name!r} is not a host name of 1 to 64 characters")
+def _files() -> Reader:
+    from udocker.commands.options import files
+
+    return files.wishes
 
 
-def _one_of(word: str, known: tuple[str, ...], option: str) -> str:
-    if word not in known:
-        raise UsageError(f"{option} {word!r} is not known", hint="one of: " + ", ".join(known))
-    return word
+def _network() -> Reader:
+    from udocker.commands.options import network
+
+    return network.wishes
 
 
-def _notes(values: Values) -> list[str]:
-    notes = []
-    for text in values.all("publish"):
-        ports = text.rpartition("/")[0] or text
-        host, _, inside = ports.rpartition(":")
-        if host and host.rpartition(":")[2] != inside:
-            notes.append(f"-p {text}: on the host's network the program listens on port {inside}")
-    return notes
+def _gpus() -> Reader:
+    from udocker.commands.options import gpu
+
+    return gpu.wishes
+
+
+def _running() -> Reader:
+    from udocker.commands.options import running
+
+    return running.wishes
+
+
+_READERS = {
+    "Container": _container,
+    "Image": _image,
+    "Program": _program,
+    "User": _user,
+    "Files": _files,
+    "Network": _network,
+    "Way of running": _running,
+    "GPUs": _gpus,
+}

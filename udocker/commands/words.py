@@ -11,7 +11,9 @@ from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
+
+    Groups = Sequence[tuple[str, Sequence["Option"]]]
 
 FLAG, VALUE, OPTIONAL = "flag", "value", "optional"
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
@@ -27,15 +29,35 @@ class Option:
 
     names: tuple[str, ...]
     kind: str
-    help: str = ""
-    metavar: str = "TEXT"
-    default: str = ""
+    help: str
+    metavar: str
+    default: str
     """What an OPTIONAL option means without a value."""
+    key: str
+    """The first long name without dashes, with underscores."""
 
-    @property
-    def key(self) -> str:
-        """The long name without dashes, with underscores."""
-        return next(n for n in self.names if n.startswith("--"))[2:].replace("-", "_")
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        kind: str,
+        help: str = "",
+        metavar: str = "TEXT",
+        default: str = "",
+    ) -> None:
+        long = names[0] if names[0][1] == "-" else names[1]
+        key = long[2:].replace("-", "_")
+        # a hundred of them are made for every run: at once takes a quarter of one by one
+        self.__dict__.update(
+            names=names, kind=kind, help=help, metavar=metavar, default=default, key=key
+        )
+
+
+class UnknownOption(UsageError):
+    """A word that looks like an option is none of those that the command has."""
+
+    def __init__(self, name: str, message: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.name = name
 
 
 class Values:
@@ -44,13 +66,24 @@ class Values:
     def __init__(self) -> None:
         self._given: dict[str, list[str]] = {}
 
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys of the options that were given."""
+        return iter(self._given)
+
     def add(self, option: Option, value: str) -> None:
         """Note a value of an option."""
         self._given.setdefault(option.key, []).append(value)
 
-    def flag(self, key: str) -> bool:
+    def set(self, key: str, values: Sequence[str]) -> None:
+        """Let these be the values of an option; none of them: it was not given."""
+        if values:
+            self._given[key] = list(values)
+        else:
+            self._given.pop(key, None)
+
+    def flag(self, key: str, *, default: bool = False) -> bool:
         """Tell whether a flag is on; the last word on it counts."""
-        return self._given.get(key, ["false"])[-1] == "true"
+        return self._given[key][-1] == "true" if key in self._given else default
 
     def last(self, key: str) -> str | None:
         """Return the last value of an option; None when it was not given."""
@@ -59,6 +92,15 @@ class Values:
     def all(self, key: str) -> tuple[str, ...]:
         """Return all values of an option."""
         return tuple(self._given.get(key, ()))
+
+    def as_words(self, *, without: Container[str] = ()) -> list[str]:
+        """Return words that mean the same: `--name=value` for each value."""
+        return [
+            f"--{key.replace('_', '-')}={value}"
+            for key, values in self._given.items()
+            if key not in without
+            for value in values
+        ]
 
 
 class HelpWantedError(Exception):
@@ -106,7 +148,7 @@ def _long(word: str, following: str | None, table: dict[str, Option], values: Va
     name, equals, value = word.partition("=")
     option = table.get(name)
     if option is None:
-        raise UsageError(f"no such option: {name}", hint=_similar(name, table))
+        raise UnknownOption(name, f"no such option: {name}", hint=_similar(name, table))
     if option.kind == FLAG:
         truth = _TRUTH.get(value.lower()) if equals else True
         if truth is None:
@@ -125,7 +167,8 @@ def _short(word: str, following: str | None, table: dict[str, Option], values: V
         name, rest = f"-{word[position]}", word[position + 1 :]
         option = table.get(name)
         if option is None:
-            raise UsageError(f"no such option: {name} (in {word})")
+            hint = f"did you mean -{word}?" if f"-{word.partition('=')[0]}" in table else None
+            raise UnknownOption(name, f"no such option: {name} (in {word})", hint)
         if option.kind == FLAG:
             values.add(option, "true")
         elif rest:

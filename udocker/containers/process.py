@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from udocker.oci import ImageConfig
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_ENV_FILE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,11 @@ class ProcessRequest:
     """Names with values; None: take the caller's value, or take the image's away."""
     working_dir: str | None = None
     all_host_env: bool = False
+    unset_env: tuple[str, ...] = ()
+    """Variables that nobody but `env` gives."""
+    unset_all_env: bool = False
+    proxy_env: bool = True
+    time_zone: str | None = None
     terminal: bool = False
 
 
@@ -66,6 +70,26 @@ def arguments(config: ImageConfig, request: ProcessRequest) -> tuple[str, ...]:
 def _environment(
     config: ImageConfig, request: ProcessRequest, user: User, host: Mapping[str, str]
 ) -> dict[str, str]:
+    given = _given_env(config, request, user, host)
+    env = {"PATH": given["PATH"]} if request.unset_all_env else given
+    for name in request.unset_env:
+        env.pop(name, None)
+    for name, value in request.env:
+        if value is None and name.endswith("*"):
+            env.update({n: v for n, v in host.items() if n.startswith(name[:-1])})
+            continue
+        chosen = host.get(name) if value is None else value
+        if chosen is None:
+            env.pop(name, None)
+        else:
+            env[name] = chosen
+    return env
+
+
+def _given_env(
+    config: ImageConfig, request: ProcessRequest, user: User, host: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what the image, the job and udocker itself give."""
     env: dict[str, str] = {"PATH": DEFAULT_PATH, "HOME": user.home, "container": "udocker"}
     if user.name:
         env.update({"USER": user.name, "LOGNAME": user.name})
@@ -74,12 +98,10 @@ def _environment(
     if request.all_host_env:
         env.update({name: value for name, value in host.items() if name not in ("PATH", "HOME")})
     env.update(job.passed_over(host))
-    for name, value in request.env:
-        chosen = host.get(name) if value is None else value
-        if chosen is None:
-            env.pop(name, None)
-        else:
-            env[name] = chosen
+    if not request.proxy_env:
+        env = {name: value for name, value in env.items() if name.lower() not in job.PROXY}
+    if request.time_zone:  # told by /etc/localtime
+        env.pop("TZ", None)
     return env
 
 
@@ -94,20 +116,3 @@ def parse_variable(text: str) -> tuple[str, str | None]:
     if not name:
         raise UsageError(f"--env {text!r}: the variable has no name")
     return name, value if equals else None
-
-
-def read_env_file(path: str) -> tuple[tuple[str, str | None], ...]:
-    """Read docker's `--env-file`: a variable a line, `#` begins a comment line, quotes stay."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(_ENV_FILE_BYTES + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read --env-file {path}: {error}") from error
-    if len(text) > _ENV_FILE_BYTES:
-        raise UsageError(f"--env-file {path}: larger than {_ENV_FILE_BYTES} bytes")
-    lines = [line.lstrip() for line in text.splitlines()]
-    variables = [parse_variable(line) for line in lines if line and not line.startswith("#")]
-    for name, _ in variables:
-        if " " in name or "\t" in name:
-            raise UsageError(f"--env-file {path}: the name {name!r} contains white space")
-    return tuple(variables)

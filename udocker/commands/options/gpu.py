@@ -1,0 +1,88 @@
+"""Options on GPUs, in the words of several tools."""
+
+from __future__ import annotations
+
+from udocker.commands.options import grammar
+from udocker.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from udocker.commands.words import Values
+
+CDI_KIND = "nvidia.com/gpu="
+"""What a `--device` begins with that is a GPU in CDI's words."""
+MOST = 1024
+
+
+def wishes(values: Values, _: Mapping[str, str], notes: list[str]) -> dict[str, Any]:
+    """Return the fields of the request that options on GPUs fill."""
+    made: dict[str, Any] = {}
+    capabilities = list(filter(None, (values.last("gpu_caps") or "").split(",")))
+    docker = values.last("gpus")
+    if docker is not None:
+        made["gpu"], more = parse_docker(docker)
+        capabilities += [word for word in more if word not in capabilities]
+    elif values.last("gpu") is not None:
+        made["gpu"] = values.last("gpu") or "all"
+    elif values.flag("nv"):
+        made["gpu"] = "all"
+    return {**made, "gpu_capabilities": ",".join(capabilities)}
+
+
+def parse_docker(text: str) -> tuple[str, list[str]]:
+    """Read docker's `--gpus`: the selection and the driver capabilities.
+
+    `all`, a count, `device=0,GPU-x` with or without its quotes, `count=2`, `capabilities=...`.
+    A comma that docker wants quoted is understood without: what follows belongs to the list.
+    """
+    devices: list[str] = []
+    capabilities: list[str] = []
+    count = key = ""
+    for field in _fields(text):
+        name, equals, value = field.partition("=")
+        if equals:
+            key = name.strip().lower()
+        elif key != "device" and (key or count):
+            raise _unknown(text)
+        else:
+            key, value = key or "count", field
+        if not value:
+            raise _unknown(text)
+        if key == "device":
+            devices += filter(None, value.split(","))
+        elif key == "count":
+            count, key = _count(value, text), ""
+        elif key == "capabilities":
+            capabilities += [word for word in value.split(",") if word not in ("", "gpu")]
+        elif key != "driver" or value != "nvidia":
+            raise _unknown(text)
+    if count and devices:
+        raise _unknown(text)
+    return ",".join(devices) or count or "all", capabilities
+
+
+def _unknown(text: str) -> UsageError:
+    hint = "all, a number, device=0,1, count=2, with capabilities=compute,utility"
+    return UsageError(f"--gpus {text!r} is not known", hint=hint)
+
+
+def _fields(text: str) -> list[str]:
+    """Return the fields of the value; quotes that a shell has left are not looked at."""
+    if text[:1] == text[-1:] and text[:1] in ("'", '"') and text.count(text[0]) == 2:
+        return [text[1:-1]] if "=" in text and text.count("=") == 1 else text[1:-1].split(",")
+    return grammar.csv_fields(text, "--gpus")
+
+
+def _count(text: str, whole: str) -> str:
+    """Return the selection that a number of GPUs means: the first of this job's."""
+    word = text.strip().strip("'\"")
+    if word in ("all", "-1"):
+        return "all"
+    if not (word.isascii() and word.isdigit() and int(word[:9]) <= MOST):
+        if word in ("none", "try", "auto") or word.startswith(("GPU-", "MIG-")):
+            return word
+        raise _unknown(whole)
+    return ",".join(map(str, range(int(word)))) or "none"
