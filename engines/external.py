@@ -37,6 +37,10 @@ class ExternalEngine:
         """Return why this engine cannot run here."""
         raise NotImplementedError
 
+    def stops_every_call(self, host: Host) -> bool:
+        """Programs run at their own speed."""
+        return False
+
     def obstacle_of(self, container: Container) -> str | None:
         """Every container can run."""
         return None

@@ -22,7 +22,8 @@ def launch(
     spec: RuntimeSpec, argv: tuple[str, ...], files: tuple[tuple[str, str], ...] = ()
 ) -> Launch:
     """Return the launch of `argv` with the environment and the limits of `spec`."""
-    return Launch(argv, environment(spec), files, spec.limits, spec.cpus)
+    env = environment(spec)
+    return Launch(argv, env, files, spec.limits, spec.cpus, umask=spec.umask)
 
 
 def environment(spec: RuntimeSpec) -> tuple[tuple[str, str], ...]:
@@ -32,12 +33,16 @@ def environment(spec: RuntimeSpec) -> tuple[tuple[str, str], ...]:
 
 def prepare_process(launch: Launch) -> None:
     """Write the files of a launch and give this process its limits. Raises StartError."""
+    for path in launch.directories:
+        _make_directory(path)
     for path, text in launch.files:
         disk.make_directory(os.path.dirname(path))
         data = text.encode("utf-8", "surrogateescape")
         disk.write_whole(path, data, sync=False)
     for limit in launch.limits:
         _set_limit(limit)
+    if launch.umask is not None:
+        os.umask(launch.umask)
     if launch.cpus:
         try:
             os.sched_setaffinity(0, launch.cpus)
@@ -45,15 +50,25 @@ def prepare_process(launch: Launch) -> None:
             raise StartError(f"cannot run on the processors {launch.cpus}: {error}") from error
 
 
+def _make_directory(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"cannot make the directory {path}: {error.strerror}") from error
+
+
 def become(launch: Launch) -> NoReturn:
     """Become the command of a launch whose first word is a path. Raises StartError."""
     prepare_process(launch)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, its programs must not
         signal.signal(number, signal.SIG_DFL)
+    program = launch.program or launch.argv[0]
     try:
-        os.execve(launch.argv[0], list(launch.argv), dict(launch.env))
+        if launch.cwd:
+            os.chdir(launch.cwd)
+        os.execve(program, list(launch.argv), dict(launch.env))
     except (OSError, ValueError) as error:
-        raise StartError(f"cannot run {launch.argv[0]}: {error}") from error
+        raise StartError(f"cannot run {program}: {error}") from error
 
 
 def _set_limit(limit: Limit) -> None:

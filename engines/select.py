@@ -86,18 +86,18 @@ def choose(
     """Return the engine to use; an asked one (name or mode) never gives way to another.
 
     `demanded` are features that the run needs; `container` is what is to run, where it is
-    known. PRoot without seccomp (P2) slows every system call of a GPU's program down, so it is
-    not taken `with_gpu` unless it was asked for. Raises StartError with every obstacle.
+    known. PRoot without seccomp (P2, and P1 as some distributions build it) slows every system
+    call down, so it is not taken `with_gpu` unless it was asked for. Raises StartError with
+    every obstacle.
     """
     obstacles = []
     for way in ways(asked):
-        if with_gpu and way.mode == "P2" and not asked:
-            obstacles.append("proot (P2): too slow with a GPU; --engine P2 takes it nevertheless")
-            continue
         engine = make(way, directory)
         obstacle = engine.obstacle(host) or _lacking(engine, demanded)
         if obstacle is None and container is not None:
             obstacle = engine.obstacle_of(container)
+        if obstacle is None and with_gpu and not asked and engine.stops_every_call(host):
+            obstacle = f"too slow with a GPU, for it stops every call; --engine {way.mode} takes it"
         if obstacle is None:
             return engine
         obstacles.append(f"{way.name} ({way.mode}): {obstacle}")

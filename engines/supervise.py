@@ -8,13 +8,15 @@ told) the kernel tells the guard, which ends the program and all that came from 
 from __future__ import annotations
 
 import os
+import time
 
 from udocker import console
+from udocker.errors import UdockerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import NoReturn
 
     from udocker.containers.spec import Attendant
@@ -26,28 +28,85 @@ _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.S
 _KILLED = 128 + signal.SIGKILL
 
 
-def run(start: Callable[[], NoReturn], attendant: Attendant | None = None) -> int:
+def run(
+    start: Callable[[], NoReturn],
+    attendant: Attendant | None = None,
+    *,
+    passes_signals: bool = True,
+    timeout_s: float | None = None,
+) -> int:
     """Call `start` in a grandchild, which becomes the program; return its exit code at its end.
 
     Killed by signal n: 128+n. A signal that somebody sends to this process goes to the program.
     One that the terminal sends is not passed on, for the program has got it as well. When the
     program stops, so does this process, and the shell takes over. What the program started
     ends with it. `attendant` is the engine's, where its process is not the program itself.
+    Without `passes_signals` signals to this process have no effect. A program that runs longer
+    than `timeout_s` is killed.
     """
 
     def guard() -> NoReturn:
-        os._exit(_Watch(attendant, signal.SIGKILL).run(start))
+        os._exit(_Watch(attendant, signal.SIGKILL, timeout_s=timeout_s).run(start))
 
-    return _Watch(None, signal.SIGTERM).run(guard)
+    return _Watch(None, signal.SIGTERM, passes_signals=passes_signals).run(guard)
+
+
+def spawn_guarded(
+    start: Callable[[], NoReturn],
+    attendant: Attendant | None,
+    *,
+    streams: tuple[int, int, int],
+    programs: tuple[int, ...],
+    mask: set[int],
+    timeout_s: float | None = None,
+) -> int:
+    """Start a guard that calls `start` in a child, as `run` does; return the guard's pid.
+
+    The guard's standard streams are the descriptors `streams`; those of `programs` are open in
+    the program's process only, whose blocked signals are `mask`. When this process ends, all
+    of it ends.
+    """
+    from udocker.engines.sandbox import kernel
+
+    kernel.adopt_orphans()
+    parent = os.getpid()
+
+    def guard() -> NoReturn:
+        for number, fd in enumerate(streams):
+            os.dup2(fd, number)
+        watch = _Watch(
+            attendant, signal.SIGKILL, timeout_s=timeout_s, programs=programs, stops=False
+        )
+        os._exit(watch.run(start))
+
+    child = os.fork()
+    if child == 0:
+        kernel.die_with_parent(signal.SIGTERM)
+        _become(guard, mask, parent)
+    return child
 
 
 class _Watch:
     """A process that waits for a child, and at its end for all that came from it."""
 
-    def __init__(self, attendant: Attendant | None, at_our_end: int) -> None:
-        """`at_our_end` is the signal that the child gets when this process ends."""
+    def __init__(
+        self,
+        attendant: Attendant | None,
+        at_our_end: int,
+        *,
+        passes_signals: bool = True,
+        timeout_s: float | None = None,
+        programs: tuple[int, ...] = (),
+        stops: bool = True,
+    ) -> None:
+        """`at_our_end` is the signal that the child gets when this process ends; `programs` are
+        descriptors that only the child keeps. This process `stops` when the child does."""
         self._attendant = attendant
         self._at_our_end = at_our_end
+        self._passes_signals = passes_signals
+        self._timeout_s = timeout_s
+        self._programs = programs
+        self._stops = stops
         self._parent = os.getppid()
         self._child = 0
 
@@ -66,22 +125,31 @@ class _Watch:
             kernel.die_with_parent(self._at_our_end)
             signal.signal(signal.SIGCHLD, at_end_of_child)
             _become(start, before, parent)
+        for fd in self._programs:
+            os.close(fd)
         try:
+            if self._attendant:
+                self._attendant.watch(self._child)
             return self._wait(signals)
         finally:
             end_descendants()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _wait(self, signals: set[signal.Signals]) -> int:
+        end = None if self._timeout_s is None else time.monotonic() + self._timeout_s
         while True:
-            came = signal.sigwaitinfo(signals)
+            came = _next_signal(signals, end)
+            if came is None:
+                end = None
+                self._send(signal.SIGKILL)
+                continue
             if os.getppid() != self._parent:  # it was killed, and this process is to end too
                 return _KILLED
             if came.si_signo == signal.SIGCHLD:
                 code = self._state()
                 if code is not None:
                     return code
-            elif came.si_code <= 0 and came.si_pid != self._child:
+            elif came.si_code <= 0 and came.si_pid != self._child and self._passes_signals:
                 self._send(came.si_signo)  # sent by a process, not by the kernel
 
     def _state(self) -> int | None:
@@ -94,8 +162,12 @@ class _Watch:
                 continue
             if not os.WIFSTOPPED(status):
                 return self._code(status)
+            if not self._stops:
+                continue
             os.kill(os.getpid(), signal.SIGSTOP)
-            self._send(signal.SIGCONT)
+            send((self._child,), signal.SIGCONT)
+            if self._attendant:
+                self._send(signal.SIGCONT)
 
     def _code(self, status: int) -> int:
         if self._attendant:
@@ -110,33 +182,72 @@ class _Watch:
             pass
 
 
+def _next_signal(signals: set[signal.Signals], end: float | None) -> signal.struct_siginfo | None:
+    """Wait for a signal; None: the time `end` of the monotonic clock has come first."""
+    if end is None:
+        return signal.sigwaitinfo(signals)
+    return signal.sigtimedwait(signals, max(0.0, end - time.monotonic()))
+
+
 def exit_code(status: int) -> int:
     """Return what a shell makes of a wait status: the exit code, or 128 and the signal."""
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
 def end_descendants() -> None:
-    """Kill all processes that come from this one, which has adopted the orphans among them."""
+    """Kill all processes that come from this one, which has adopted the orphans among them.
+
+    All are stopped first, and parents killed last: processes that one of them traces must not
+    run on without their tracer.
+    """
     while True:
-        for child in children(os.getpid()):
-            try:
-                os.kill(child, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
+        found = descendants(os.getpid())
+        send(found, signal.SIGSTOP)
+        send(found[::-1], signal.SIGKILL)
         try:
             os.waitpid(-1, 0)
         except ChildProcessError:
             return
 
 
+def send(pids: Iterable[int], number: int) -> None:
+    """Send a signal to those of the processes that are there and this user's."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+def descendants(pid: int) -> tuple[int, ...]:
+    """Return the pids of all processes that come from a process, parents before children."""
+    found = list(children(pid))
+    for one in found:  # the list grows
+        found += children(one)
+    return tuple(found)
+
+
 def children(pid: int) -> tuple[int, ...]:
     """Return the pids of a process's children. Source: proc(5), /proc/PID/task/TID/children."""
+    found: list[int] = []
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
-            return tuple(map(int, file.read().split()))
-    except OSError:  # a kernel without CONFIG_PROC_CHILDREN
-        others = (int(name) for name in os.listdir("/proc") if name.isdigit())
-        return tuple(other for other in others if _parent_of(other) == pid)
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:  # it has ended
+        return ()
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found += map(int, file.read().split())
+        except OSError:
+            if os.path.exists(f"/proc/{pid}/task/{thread}"):
+                return _children_of_all(pid)
+    return tuple(found)
+
+
+def _children_of_all(pid: int) -> tuple[int, ...]:
+    """Return the same on a kernel without CONFIG_PROC_CHILDREN."""
+    others = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return tuple(other for other in others if _parent_of(other) == pid)
 
 
 def _parent_of(pid: int) -> int:
@@ -153,6 +264,8 @@ def _become(start: Callable[[], NoReturn], mask: set[int], parent: int) -> NoRet
         if os.getppid() != parent:
             os._exit(_KILLED)
         start()
+    except UdockerError as error:
+        console.say_error(error)
     except Exception as error:
         console.say(f"udocker: {error!r}")
     finally:

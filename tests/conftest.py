@@ -17,6 +17,7 @@ import pytest
 from registries import KIND, DockerRegistry, Layout, digest, needs
 from unprivileged import Account, Unprivileged, remove_tree
 
+pytest.register_assert_rewrite("behaviours.table")
 EXCUSED = "realgpu"
 """Tests with this mark may be skipped even in CI: its machines have no GPU."""
 

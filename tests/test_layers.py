@@ -25,7 +25,7 @@ FOLDERS = {"udocker": "udocker", "engines": "udocker.engines", "nvidia": "udocke
 LAYERS = (
     (("udocker.__main__", "udocker.cli"),),
     (("udocker.commands.*",),),
-    (("udocker.selftest.*",),),
+    (("udocker.selftest.*",), ("udocker.provision.*", "udocker.diagnosis.*")),
     (("udocker.transfer.*",), ("udocker.engines.*",), ("udocker.nvidia.*",)),
     (("udocker.containers.*",),),
     (("udocker.images.*",), ("udocker.registry.*",)),

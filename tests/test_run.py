@@ -135,7 +135,7 @@ def test_a_container_survives_and_runs_again_with_what_it_was_made_with(user, im
     assert run(user, identifier[:10], "cat", "/file").stdout == "data\n"
     assert run(user, "-e", "A=second", "kept").stdout == "second\n"
     assert "['kept']" in user.udocker("ps").stdout
-    assert json.loads(user.udocker("inspect", "kept").stdout)["id"] == identifier
+    assert json.loads(user.udocker("inspect", "kept").stdout)["Id"] == identifier
     user.udocker("rm", "kept")
     assert (
         run(user, "kept", "true", check=False, env={"HTTPS_PROXY": "http://127.0.0.1:1"}).returncode
@@ -411,7 +411,7 @@ def test_fake_root_can_do_what_package_managers_do(user, image):
 def test_a_host_without_user_namespaces_is_told_so(unprivileged, image):
     off = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
     without = ["unshare", "-U", "-c", "--keep-caps", "sh", "-c", off, "sh"]
-    command = [unprivileged.python, "-m", "udocker", "run", "--rm", image, "true"]
+    command = [unprivileged.python, "-m", "udocker", "run", "--engine=userns", image, "true"]
     done = unprivileged.run([*without, *command], check=False)
     assert done.returncode == 125
     assert "user.max_user_namespaces" in done.stderr
@@ -421,7 +421,7 @@ def test_a_host_that_forbids_namespaces_now_and_allows_them_again_is_noticed(unp
     run(unprivileged, "--rm", image, "true")
     off = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
     without = ["unshare", "-U", "-c", "--keep-caps", "sh", "-c", off, "sh"]
-    command = [unprivileged.python, "-m", "udocker", "run", "--rm", image, "true"]
+    command = [unprivileged.python, "-m", "udocker", "run", "--engine=userns", image, "true"]
     done = unprivileged.run([*without, *command], check=False)
     assert "user.max_user_namespaces" in done.stderr
     run(unprivileged, "--rm", image, "true")

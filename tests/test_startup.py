@@ -13,8 +13,9 @@ HEAVY = (
 )
 SHOW = """
 import sys
-from udocker.commands import runoptions, run, create
-from udocker.engines import select, supervise, userns
+from udocker.commands import runoptions, run, create, start, exec as another
+from udocker.engines import detached
+from udocker.engines import proot, select, supervise, userns
 from udocker.engines.sandbox import run as sandbox
 from udocker import cli
 assert cli.split_global_options(["-q", "run", "x"])

@@ -17,18 +17,49 @@ COMMANDS = {
     "pull": "Pull an image from a registry.",
     "run": "Run a program in a container.",
     "create": "Make a container of an image.",
+    "exec": "Run another program in a running container.",
+    "start": "Run containers made before, in the background.",
+    "stop": "Ask running containers to end, then end them.",
+    "restart": "Stop containers and start them again.",
+    "kill": "Send a signal to running containers.",
+    "pause": "Let all processes of containers stand still.",
+    "unpause": "Let paused containers go on.",
+    "wait": "Wait until containers end; print their exit codes.",
+    "logs": "Show what a detached container has written.",
+    "top": "Show the processes of a running container.",
     "ps": "List containers.",
     "images": "List images.",
     "inspect": "Show what is known of an image or container.",
     "rm": "Remove containers.",
     "rmi": "Remove images.",
+    "clone": "Copy a container.",
+    "cp": "Copy files into a container, or out of it.",
+    "diff": "List what a container changed of its image.",
+    "commit": "Make an image of a container.",
+    "export": "Write a container's files as a tar archive.",
+    "rename": "Give a container another name.",
+    "name": "Give a container one more name.",
+    "rmname": "Take a name away from its container.",
+    "protect": "Keep images or containers from being removed.",
+    "unprotect": "Let images or containers be removed again.",
+    "setup": "Choose how a container runs; mend its files.",
+    "mkrepo": "Make an empty store.",
+    "showconf": "Show the settings in force.",
     "login": "Log in to a registry.",
     "logout": "Forget the credentials for a registry.",
+    "install": "Bring the programs of other engines.",
+    "bundle": "Pack installed programs for another machine.",
+    "doctor": "Say what this machine can do, and what would help.",
     "selftest": "Find out what works on this machine.",
     "version": "Show the version.",
 }
 """Name and help of every command; each is `udocker.commands.NAME`, imported when it is used."""
-WITHOUT_CLICK = {"run": "udocker.commands.run", "create": "udocker.commands.create"}
+WITHOUT_CLICK = {
+    "run": "udocker.commands.run",
+    "create": "udocker.commands.create",
+    "exec": "udocker.commands.exec",
+    "start": "udocker.commands.start",
+}
 """Commands whose words are read without click, for its import costs more than all the rest."""
 
 
@@ -49,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def _quick(words: Sequence[str]) -> int:
-    """Carry out `udocker [global options] run|create ...`; -1 when click has to be asked."""
+    """Carry out `udocker [global options] COMMAND ...`; -1 when click has to be asked."""
     found = split_global_options(words)
     if found is None or not found[1] or found[1][0] not in WITHOUT_CLICK:
         return -1

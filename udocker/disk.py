@@ -95,11 +95,16 @@ def is_alive(pid: int) -> bool:
 class Lock:
     """A lock on a file, held until `release` or the end of the processes that inherited it."""
 
-    def __init__(self, path: str) -> None:
-        """`path` is made in a directory that is there. Raises StoreError."""
+    def __init__(self, path: str, *, asks: bool = False) -> None:
+        """`path` is made in a directory that is there. Raises StoreError.
+
+        Who only `asks` who has the lock can be told from who has it by the flag O_APPEND, which
+        /proc shows of the descriptor.
+        """
         self.path = path
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_APPEND if asks else 0)
         try:
-            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.fd = os.open(path, flags, 0o600)
         except OSError as error:
             raise store_error(error, path) from error
 
@@ -121,6 +126,20 @@ class Lock:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
         except OSError:  # where locks do not exist
             pass
+
+    def forget(self) -> None:
+        """The file says nothing of what former holders wrote."""
+        try:
+            os.ftruncate(self.fd, 0)
+        except OSError as error:
+            raise store_error(error, self.path) from error
+
+    def note(self, word: str) -> None:
+        """The file says `word` after what it says already."""
+        try:
+            os.pwrite(self.fd, f"{word}\n".encode(), os.fstat(self.fd).st_size)
+        except OSError as error:
+            raise store_error(error, self.path) from error
 
     def pass_on(self) -> None:
         """Let programs that this process becomes or starts hold the lock too."""

@@ -66,5 +66,17 @@ class StartError(UdockerError):
     exit_code = 125
 
 
+class ProgramNotFound(StartError):
+    """The container has no such program."""
+
+    exit_code = 127
+
+
+class ProgramNotExecutable(StartError):
+    """The container's program cannot be executed."""
+
+    exit_code = 126
+
+
 class GpuError(StartError):
     """A GPU was asked for and cannot be had on this node."""

@@ -260,6 +260,10 @@ class ImageConfig:
     working_dir: str = ""
     labels: tuple[tuple[str, str], ...] = ()
     created: str = ""
+    stop_signal: str = ""
+    """The signal that asks the program to end; empty: TERM."""
+    exposed_ports: tuple[str, ...] = ()
+    """`80/tcp`: where the program listens, as its author says."""
 
     @staticmethod
     def from_bytes(data: bytes) -> ImageConfig:
@@ -281,6 +285,8 @@ class ImageConfig:
             working_dir=_optional_string(process, "WorkingDir"),
             labels=_string_pairs(process.get("Labels"), "image config: labels"),
             created=_optional_string(members, "created"),
+            stop_signal=_optional_string(process, "StopSignal"),
+            exposed_ports=tuple(_typed(process.get("ExposedPorts") or {}, dict, "ExposedPorts")),
         )
 
     @property

@@ -57,14 +57,15 @@ def _copy_file(source: str, destination: str, seen: dict[tuple[int, int], str]) 
     reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     writer = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        _copy_content(reader, writer, status.st_size)
+        copy_content(reader, writer, status.st_size)
     finally:
         os.close(reader)
         os.close(writer)
     _copy_attributes(source, destination)
 
 
-def _copy_content(reader: int, writer: int, size_bytes: int) -> None:
+def copy_content(reader: int, writer: int, size_bytes: int) -> None:
+    """Copy `size_bytes` of an open file to an empty one, its holes as holes. Raises OSError."""
     try:
         fcntl.ioctl(writer, _FICLONE, reader)
     except OSError:  # no shared extents here
@@ -94,6 +95,22 @@ def _copy_attributes(source: str, destination: str) -> None:
     status = os.lstat(source)
     os.chmod(destination, stat.S_IMODE(status.st_mode))
     os.utime(destination, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def size_bytes(path: str) -> int:
+    """Return what the files of a tree take on the disk, in bytes; 0 when there is none.
+
+    A file with several names counts once; what cannot be looked into counts nothing.
+    """
+    seen: dict[tuple[int, int], int] = {}
+    for directory, _, names in os.walk(path):
+        for name in names:
+            try:
+                status = os.lstat(f"{directory}/{name}")
+            except OSError:
+                continue
+            seen[(status.st_dev, status.st_ino)] = status.st_blocks * 512
+    return sum(seen.values())
 
 
 def remove_tree(path: str) -> None:

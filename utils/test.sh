@@ -11,8 +11,9 @@ cd "$(dirname "$0")/.."
 # program:package of Debian; a path stands for a file
 needs="docker-registry:docker-registry skopeo:skopeo umoci:umoci busybox:busybox-static
     debootstrap:debootstrap newuidmap:uidmap htpasswd:apache2-utils openssl:openssl
-    gcc:gcc /usr/include/stdio.h:libc6-dev podman:podman crun:crun bwrap:bubblewrap
-    shellcheck:shellcheck setpriv:util-linux"
+    gcc:gcc gpg:gnupg gpgv:gpgv musl-gcc:musl-tools proot:proot runc:runc /usr/include/stdio.h:libc6-dev podman:podman crun:crun bwrap:bubblewrap
+    aarch64-linux-gnu-as:binutils-aarch64-linux-gnu qemu-aarch64-static:qemu-user-static
+    fakechroot:fakechroot shellcheck:shellcheck setpriv:util-linux"
 python=${PYTHON:-python3}
 failed=
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+_ARGUMENTS = "[OPTIONS] IMAGE|CONTAINER [PROGRAM ARG...]"
+
+
 class LazyGroup(click.Group):
     """A group that imports the module of a command when the command is wanted."""
 
@@ -33,8 +36,11 @@ class LazyGroup(click.Group):
         if name not in self.known:
             return None
         module = import_module(f"udocker.commands.{name}")
-        if name in ("run", "create"):
-            return WordsCommand(name, module.main, self.known[name])
+        if hasattr(module, "main"):
+            own = getattr(module, "OPTIONS", None)
+            groups = runoptions.GROUPS if own is None else (("Options", own),)
+            arguments = getattr(module, "ARGUMENTS", _ARGUMENTS)
+            return WordsCommand(name, module.main, self.known[name], groups, arguments)
         command: click.Command = module.command
         command.help = command.help or self.known[name]
         return command
@@ -56,11 +62,24 @@ class LazyGroup(click.Group):
 class WordsCommand(click.Command):
     """A command whose words our own parser reads; click only shows its help."""
 
-    def __init__(self, name: str, main: Any, help_text: str) -> None:
-        shown = [_click_option(option) for option in runoptions.OPTIONS]
-        super().__init__(name, params=[*shown], help=help_text)
-        self.options_metavar = "[OPTIONS] IMAGE|CONTAINER [PROGRAM ARG...]"
+    def __init__(
+        self, name: str, main: Any, help_text: str, groups: words.Groups, arguments: str
+    ) -> None:
+        shown = {title: [_click_option(o) for o in options] for title, options in groups}
+        params: list[click.Parameter] = [option for group in shown.values() for option in group]
+        super().__init__(name, params=params, help=help_text)
+        self.options_metavar = arguments
+        self._shown = shown
         self._main = main
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options by subject."""
+        help_option = self.get_help_option(ctx)
+        for title, options in self._shown.items():
+            others = [help_option] if help_option and title == next(reversed(self._shown)) else []
+            records = [option.get_help_record(ctx) for option in (*options, *others)]
+            with formatter.section(title):
+                formatter.write_dl([record for record in records if record], col_max=24)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Leave all words as they are."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import time
 
-from udocker import console
-from udocker.containers import choices, features
+from udocker import console, disk
+from udocker.commands.recording import Record
+from udocker.containers import choices, features, mountpoints
 from udocker.containers.assemble import make_spec
 from udocker.containers.hostfiles import files_of
+from udocker.containers.logs import LogWriter, path_of
+from udocker.containers.volumes import make_volumes
 from udocker.engines import select, supervise
 from udocker.errors import ContainerNotFound, StartError, UdockerError
 from udocker.host.probe import Host
@@ -16,11 +19,15 @@ from udocker.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
     from udocker.commands.stores import Stores
     from udocker.containers.container import Container
     from udocker.containers.request import RunRequest
     from udocker.containers.spec import Engine, Launch, Rootfs, RuntimeSpec
     from udocker.disk import Lock
+    from udocker.engines.detached import Monitor
     from udocker.settings import Settings
 
 _LOCK_TRIES, _LOCK_PAUSE_S = 500, 0.02
@@ -35,6 +42,8 @@ class Runner:
         self.host = Host()
         self.unshared: tuple[str, ...] = ()
         """Options that do nothing when the run joins one that is going on."""
+        self.words: tuple[str, ...] = ()
+        """The options in force, for who looks after the container while it runs."""
 
     def engine(self, request: RunRequest, container: Container | None = None) -> Engine:
         """Return the engine for a run: the run's own wish, the container's, the user's, the best.
@@ -54,19 +63,125 @@ class Runner:
     def run(
         self, engine: Engine, container: Container, request: RunRequest, lock: Lock, *, new: bool
     ) -> int:
-        """Run the program; return its exit code if this process has not become the program."""
+        """Run the program; return its exit code if this process has not become the program.
+
+        A detached one runs on when this returns 0; other codes say that it did not start.
+        """
+        if request.pidfile:
+            request = replace(request, pidfile=os.path.abspath(request.pidfile))
+        if not request.detach:
+            return self._attached(engine, container, request, lock, new=new)
+        from udocker.engines import detached
+
+        return detached.in_background(
+            lambda report: self._detached(engine, container, request, lock, report, new=new),
+            keep=(lock.fd,),
+        )
+
+    def join(self, engine: Engine, container: Container, request: RunRequest, lock: Lock) -> int:
+        """Run the program beside the one that the container runs already; return its exit code.
+
+        Raises StartError when the container is not running.
+        """
+        if request.detach:
+            from udocker.engines import detached
+
+            def action(report: Callable[[int], None]) -> None:
+                launch = self._beside(engine, container, request, lock)
+                monitor = detached.Monitor(None, terminal=request.terminal, interactive=False)
+                monitor.give(lock.fd)
+                code = self._monitored(monitor, engine, launch, request, lambda *_: report(0))
+                report(code)
+
+            return detached.in_background(action, keep=(lock.fd,))
+        launch = self._beside(engine, container, request, lock)
+        if engine.attendant() is None:
+            engine.start(launch)
+        return supervise.run(lambda: engine.start(launch), engine.attendant())
+
+    def _attached(
+        self, engine: Engine, container: Container, request: RunRequest, lock: Lock, *, new: bool
+    ) -> int:
+        record = Record(engine, container, request, self.words)
         try:
-            launch = self._prepare(engine, container, request, lock)
-            if engine.attendant() is None and not request.remove:
+            launch, joined = self._prepare(engine, container, request, lock)
+            supervised = _is_supervised(engine, request)
+            keeper = os.getpid() if supervised else 0
+
+            def start() -> NoReturn:
+                if not joined:
+                    guard = os.getppid() if supervised else 0
+                    record.begins(os.getpid(), guard=guard, keeper=keeper)
                 engine.start(launch)
-            code = supervise.run(lambda: engine.start(launch), engine.attendant())
+
+            if not supervised:
+                start()
+            code = supervise.run(
+                start,
+                engine.attendant(),
+                passes_signals=request.signal_proxy,
+                timeout_s=request.timeout_s,
+            )
         except BaseException:
             if new:
                 self._remove(container, lock)
             raise
+        if not joined:
+            record.ends(lock, keeper, code)
         if request.remove:
             self._remove(container, lock)
         return code
+
+    def _detached(
+        self,
+        engine: Engine,
+        container: Container,
+        request: RunRequest,
+        lock: Lock,
+        report: Callable[[int], None],
+        *,
+        new: bool,
+    ) -> None:
+        """In the daemon: run the program, report when it is there, note how it ended."""
+        from udocker.engines.detached import Monitor
+
+        record = Record(engine, container, request, self.words)
+        try:
+            launch, joined = self._prepare(engine, container, request, lock)
+            monitor = Monitor(
+                _log(container, request), terminal=request.terminal, interactive=request.interactive
+            )
+        except BaseException:
+            if new:
+                self._remove(container, lock)
+            raise
+
+        def started(pid: int, guard: int) -> None:
+            if not joined:
+                record.begins(pid, guard=guard, keeper=os.getpid())
+            report(0)
+
+        code = self._monitored(monitor, engine, launch, request, started)
+        if monitor.has_started and not joined:
+            from udocker.containers import ending
+
+            ending.end_others(lock)  # what was started beside the program ends with it
+            record.ends(lock, os.getpid(), code)
+        if request.remove:
+            self._remove(container, lock)
+        report(code)
+
+    def _monitored(
+        self,
+        monitor: Monitor,
+        engine: Engine,
+        launch: Launch,
+        request: RunRequest,
+        started: Callable[[int, int], None],
+    ) -> int:
+        return monitor.run(
+            lambda: engine.start(launch), engine.attendant(), started, timeout_s=request.timeout_s
+        )
 
     def spec(
         self, engine: Engine, container: Container, request: RunRequest, rootfs: Rootfs
@@ -75,8 +190,9 @@ class Runner:
         config = self.stores.config_of(container)
         environment = self.settings.environment
         spec = make_spec(self.host, container, config, request, rootfs, environment)
-        supervised = request.remove or engine.attendant() is not None
-        return self._with_gpu(replace(spec, supervised=supervised), container, request)
+        supervised = _is_supervised(engine, request)
+        spec = replace(spec, supervised=supervised, joins_as_user=request.joins_as_user)
+        return self._with_gpu(spec, container, request)
 
     def tell(self, notes: tuple[str, ...]) -> None:
         """Show notes to the user, unless they want quiet."""
@@ -85,25 +201,32 @@ class Runner:
 
     def _prepare(
         self, engine: Engine, container: Container, request: RunRequest, lock: Lock
-    ) -> Launch:
-        """Return the launch: of a new sandbox, or into the one that runs the container already."""
+    ) -> tuple[Launch, bool]:
+        """Return the launch, and whether it goes into the sandbox that runs the container."""
         rootfs = engine.rootfs(self.host, container)
         for _ in range(_LOCK_TRIES):
             changes = _would_change(engine, container, rootfs)
-            if lock.acquire(shared=rootfs.flat and not changes, wait=False):
+            alone = lock.acquire(wait=False)
+            if alone or (rootfs.flat and not changes and lock.acquire(shared=True, wait=False)):
                 if not self.stores.containers.is_there(container):
                     raise ContainerNotFound(f"container {container.id[:12]} has been removed")
+                if alone:
+                    lock.forget()
                 self._prepare_files(engine, container, rootfs)
+                make_volumes(container, request.volumes)
                 if rootfs.flat:
                     lock.acquire(shared=True)
                 lock.pass_on()
-                return engine.plan(self.spec(engine, container, request, rootfs), lock.fd)
+                spec = self.spec(engine, container, request, rootfs)
+                if not container.ephemeral:
+                    mountpoints.note(container, spec)
+                return engine.plan(spec, lock.fd), False
             lock.acquire(shared=True)  # got when the other run has come to its program
             namespaces = engine.namespaces(lock)
             if namespaces:
                 self._tell_unshared(container)
                 lock.pass_on()
-                return engine.join(self.spec(engine, container, request, rootfs), namespaces)
+                return engine.join(self.spec(engine, container, request, rootfs), namespaces), True
             if _would_change(engine, container, rootfs) and changes:
                 raise StartError(
                     f"container {container.id[:12]} is running by another engine",
@@ -115,6 +238,25 @@ class Runner:
             f"container {container.id[:12]} is in use, but by no program of this host",
             hint="run the image instead of the container to have several at once",
         )
+
+    def _beside(
+        self, engine: Engine, container: Container, request: RunRequest, lock: Lock
+    ) -> Launch:
+        """Return the launch of a program beside the one that the container runs."""
+        alone = lock.acquire(wait=False)
+        lock.acquire(shared=True)  # waits for a run that is about to start
+        namespaces = () if alone else engine.namespaces(lock)
+        rootfs = engine.rootfs(self.host, container)
+        if alone or not (namespaces or rootfs.flat):
+            raise StartError(
+                f"container {container.id[:12]} is not running",
+                hint=f"udocker start {container.id[:12]}",
+            )
+        lock.pass_on()
+        if namespaces:  # with the mounts that are there
+            request = replace(request, binds=(), volumes=(), devices=(), tmpfs=(), volumes_from=())
+            return engine.join(self.spec(engine, container, request, rootfs), namespaces)
+        return engine.plan(self.spec(engine, container, request, rootfs), None)
 
     def _prepare_files(self, engine: Engine, container: Container, rootfs: Rootfs) -> None:
         """Undo what another engine changed in the container's files; make what this one needs.
@@ -158,6 +300,22 @@ class Runner:
             names = ", ".join("--" + key.replace("_", "-") for key in self.unshared)
             begun = f"container {container.id[:12]} is running already, as its first run began it"
             self.tell((f"{begun}: {names} has no effect",))
+
+
+def _log(container: Container, request: RunRequest) -> LogWriter | None:
+    if request.log_driver == "none":
+        return None
+    path = path_of(container.directory)
+    try:
+        return LogWriter(path)
+    except OSError as error:
+        raise disk.store_error(error, path) from error
+
+
+def _is_supervised(engine: Engine, request: RunRequest) -> bool:
+    """Tell whether a process stays behind, for what the program's own cannot do."""
+    wished = request.remove or request.detach or request.timeout_s or not request.signal_proxy
+    return bool(wished) or engine.attendant() is not None
 
 
 def _would_change(engine: Engine, container: Container, rootfs: Rootfs) -> bool:

@@ -7,6 +7,7 @@ import signal
 import click
 
 from udocker import console
+from udocker.engines import select
 from udocker.selftest import trial
 from udocker.settings import Settings
 
@@ -18,17 +19,20 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.argument("engines", nargs=-1, metavar="[ENGINE|MODE]...")
 @click.pass_obj
-def command(settings: Settings) -> int:
+def command(settings: Settings, engines: tuple[str, ...]) -> int:
     """Find out what works on this machine, without network and without a trace.
 
     An image of the host's own programs is made, pulled from a registry in this process, and run
-    with every engine. The exit code is 0 when one engine at least does all that it should.
+    with every engine, or with those that are named. The exit code is 0 when one of them at least
+    does all that it should.
     """
+    ways = [way for word in engines or ("",) for way in select.ways(word)]
     _end_as_by_interrupt(signal.SIGTERM)
     _end_as_by_interrupt(signal.SIGHUP)
-    verdicts = trial.run(settings)
-    console.table(("ENGINE", "RESULT", "START-UP", "GPU"), map(_row, verdicts))
+    verdicts = trial.run(settings, ways)
+    console.table(("ENGINE", "MODE", "RESULT", "START-UP", "GPU"), map(_row, verdicts))
     for line in dict.fromkeys(line for verdict in verdicts for line in _reasons(verdict)):
         console.put(line)
     return 0 if any(verdict.passed for verdict in verdicts) else 1
@@ -42,7 +46,7 @@ def _end_as_by_interrupt(number: signal.Signals) -> None:
 
 def _row(verdict: Verdict) -> tuple[str, ...]:
     startup = "-" if verdict.startup_ms is None else f"{verdict.startup_ms:.0f} ms"
-    return (verdict.engine, _result(verdict), startup, str(verdict.gpus or "-"))
+    return (verdict.engine, verdict.mode, _result(verdict), startup, str(verdict.gpus or "-"))
 
 
 def _result(verdict: Verdict) -> str:
@@ -55,6 +59,7 @@ def _result(verdict: Verdict) -> str:
 def _reasons(verdict: Verdict) -> Iterator[str]:
     """Yield what does not fit into the table."""
     for failure in verdict.failures:
-        yield f"{verdict.engine}: not true: {failure.check} ({failure.detail})"
+        name = f"{verdict.engine} ({verdict.mode})"
+        yield f"{name}: not true: {failure.check} ({failure.detail})"
     if verdict.gpus and verdict.gpus.reason:
         yield verdict.gpus.reason

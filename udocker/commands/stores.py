@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from udocker import console
+from udocker import console, trees
 from udocker.containers.store import ContainerStore
 from udocker.errors import ImageNotFound, InvalidReference, RegistryError, StoreError
 from udocker.images.store import ImageStore
@@ -26,7 +26,15 @@ class Stores:
         self.settings = settings
         self.cache = f"{settings.directory}/cache"
         self.images = ImageStore(settings.directory)
-        self.containers = ContainerStore(settings.directory, self.images.trees)
+        self.containers = ContainerStore(settings.directory, self.images.trees, self._remove_tree)
+
+    def _remove_tree(self, path: str) -> None:
+        try:
+            trees.remove_tree(path)
+        except StoreError as error:
+            from udocker.engines import subids
+
+            subids.remove_refused(path, self.settings.directory, error)
 
     def reference(self, name: str) -> Reference:
         """Return what an image name means with the registry that the user has set."""
@@ -81,7 +89,15 @@ class Stores:
     def plan_container(
         self, name: str, request: RunRequest, options: list[str], command: list[str]
     ) -> Container:
-        """Return a container of the image `name`, which is pulled if it has to be."""
+        """Return a container of the image `name`, which is pulled if it has to be, or of the
+        directory that the request names in its place."""
+        if request.location:
+            return self.containers.plan_directory(
+                request.location,
+                options=tuple(options),
+                command=tuple(command),
+                ephemeral=request.remove,
+            )
         image = self.image_for(name, request.pull, request.platform)
         return self.containers.plan(
             image,
@@ -92,7 +108,9 @@ class Stores:
         )
 
     def config_of(self, container: Container) -> ImageConfig:
-        """Return the config of the image that `container` was made from."""
+        """Return the config of the image that `container` was made from; of none, an empty one."""
+        if container.location:
+            return ImageConfig(Platform.of_machine(os.uname().machine), ())
         return self.images.config(container.config)
 
     def remove_image(self, image: Image, *, force: bool) -> None:
@@ -102,6 +120,14 @@ class Stores:
             ids = ", ".join(c.id[:12] for c in users)
             raise StoreError(f"image {image.name} has containers: {ids}", hint="udocker rm, or -f")
         self.images.remove(image, self._kept())
+
+    def protect(self, name: str, *, wanted: bool) -> None:
+        """Let nobody remove the container or else the image of that name, or let them again."""
+        container = self.containers.find(name)
+        if container:
+            self.containers.protect(container, wanted=wanted)
+        else:
+            self.images.protect(self.get_image(name), wanted=wanted)
 
     def release(self, container: Container) -> None:
         """Throw away what a removed container needed of an image that was removed before."""

@@ -28,6 +28,9 @@ class Container:
     command: tuple[str, ...] = ()
     ephemeral: bool = False
     """Removed when its run ends."""
+    location: str = ""
+    """Host path of a directory of the user that is its root file system; empty: it is made of an
+    image. Then `image` is that path, and the digests are those of nothing."""
 
     @property
     def upper(self) -> str:
@@ -41,8 +44,9 @@ class Container:
 
     @property
     def rootfs(self) -> str:
-        """Host path of the container's own copy of the tree, where there is no overlay."""
-        return f"{self.directory}/rootfs"
+        """Host path of the directory that the container writes to, where there is no overlay:
+        its own copy of the tree, or the directory of the user that it was made of."""
+        return self.location or f"{self.directory}/rootfs"
 
     def scratch(self, pid: int) -> str:
         """Return the host path where the run of process `pid` keeps small files."""
@@ -61,6 +65,7 @@ class Container:
                 "options": self.options,
                 "command": self.command,
                 "ephemeral": self.ephemeral,
+                **({"location": self.location} if self.location else {}),
             }
         )
 
@@ -69,17 +74,19 @@ class Container:
         """Read container.json of `directory`. Raises StoreError when it is broken."""
         try:
             members = fastjson.loads(data)
+            location = members.get("location", "")
             return Container(
                 id=members["id"],
                 directory=directory,
                 image=members["image"],
                 manifest=Digest.parse(members["manifest"]),
                 config=Digest.parse(members["config"]),
-                tree=f"{trees}/{members['tree']}",
+                tree=location or f"{trees}/{members['tree']}",
                 created=members["created"],
                 options=tuple(members["options"]),
                 command=tuple(members["command"]),
                 ephemeral=members["ephemeral"],
+                location=location,
             )
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(

@@ -117,6 +117,9 @@ class Rootfs:
     flat: bool = False
     volatile: bool = False
     """The writable layer is thrown away after the run: nothing of it need reach the disk."""
+    lowers: tuple[str, ...] = ()
+    """Read-only directories that take the place of `tree`, the top one first; it is then only
+    where they are mounted."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +190,14 @@ class RuntimeSpec:
     """Host directory, not made yet, where an engine may keep small files of this run."""
     kernel: str | None = None
     """The release that uname(2) shall say."""
+    joins_as_user: bool = False
+    """A program that joins a run is the user of `process`, not whom that run has."""
     system_directories: bool = True
     """The host's /dev, /proc and /sys show in the container."""
+    umask: int | None = None
+    """Of the program; None: the caller's."""
+    force: bool = False
+    """Run also what the engine knows to see the host's files instead of the container's."""
 
     def edited(self, edits: ContainerEdits) -> RuntimeSpec:
         """Return this spec with `edits` added to it."""
@@ -205,15 +214,31 @@ class Launch:
     """Host paths and texts: what must lie in files when the command begins."""
     limits: tuple[Limit, ...] = ()
     cpus: tuple[int, ...] = ()
+    directories: tuple[str, ...] = ()
+    """Host paths of directories that must be there when the command begins."""
+    links: tuple[tuple[str, str], ...] = ()
+    """Host paths and targets of symbolic links that must be there when the command begins."""
+    cwd: str = ""
+    """Host path of the directory in which it begins; empty: the caller's."""
+    program: str = ""
+    """Host path of the program itself, where the first word is only what it is told to be."""
+    umask: int | None = None
 
     def __str__(self) -> str:
-        lines = [_written(path, text) for path, text in self.files]
+        lines = [f"mkdir -p {quoted(path)}" for path in self.directories]
+        lines += [_written(path, text) for path, text in self.files]
+        lines += [f"ln -sfn {quoted(target)} {quoted(path)}" for path, target in self.links]
+        lines += [f"cd {quoted(self.cwd)}"] if self.cwd else []
         words = [quoted(f"{name}={value}") for name, value in self.env]
         limits = [f"--{limit.name}={_bounds(limit)}" for limit in self.limits]
         prefix = ["prlimit", *limits, "--"] if limits else []
         prefix += ["taskset", "-c", ",".join(map(str, self.cpus))] if self.cpus else []
         prefix += ["env", "-i", *words] if words else []
-        return "\n".join([*lines, " ".join(prefix + [quoted(word) for word in self.argv])])
+        argv = (self.program or self.argv[0], *self.argv[1:])
+        command = " ".join(prefix + [quoted(word) for word in argv])
+        if self.umask is not None:
+            command = f"(umask {self.umask:04o} && exec {command})"
+        return "\n".join([*lines, command])
 
 
 def _written(path: str, text: str) -> str:
@@ -260,6 +285,9 @@ class Engine(Protocol):
     def obstacle(self, host: Host) -> str | None:
         """Return why this engine cannot run here, in one sentence; None when it can."""
 
+    def stops_every_call(self, host: Host) -> bool:
+        """Tell whether every system call of a program costs so much that GPUs are no use."""
+
     def obstacle_of(self, container: Container) -> str | None:
         """Return why it cannot run this container, in one sentence; None when it can."""
 
@@ -304,6 +332,9 @@ class Engine(Protocol):
 
 class Attendant(Protocol):
     """What an engine knows of the process that stands between udocker and the program."""
+
+    def watch(self, child: int) -> None:
+        """The engine's process has been started: called once, by its parent, before all else."""
 
     def receiver(self, child: int) -> int:
         """Return the pid that signals for the program are sent to."""

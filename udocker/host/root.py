@@ -87,7 +87,7 @@ class Root:
                 links += 1
                 if links > MAX_LINKS:
                     return None
-                target = os.readlink(path)
+                target = self._inside(os.readlink(path))
                 done = [] if target.startswith("/") else done
                 pending.extend(_components(target))
             elif pending and not stat.S_ISDIR(mode):
@@ -95,6 +95,11 @@ class Root:
             else:
                 done.append(name)
         return done
+
+    def _inside(self, target: str) -> str:
+        """Return a link's target as in the tree; fakechroot has some by their host path."""
+        root = os.path.realpath(self.path) if self.path and target.startswith("/") else ""
+        return target[len(root) :] if root and target.startswith(root + "/") else target
 
     def _open(self, parts: list[str]) -> int:
         """Open the file that link-free `parts` name; a link that has come since is an error."""

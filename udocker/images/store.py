@@ -209,8 +209,36 @@ class ImageStore:
             self._write_entries([*others, entry])
         return self._image(entry)
 
+    def is_protected(self, image: Image) -> bool:
+        """Tell whether the image must not be removed under its name."""
+        return os.path.lexists(self._protection(image))
+
+    def protect(self, image: Image, *, wanted: bool) -> None:
+        """Let nobody remove the image under its name, or let them again. Idempotent."""
+        path = self._protection(image)
+        if wanted:
+            disk.make_directory(os.path.dirname(path))
+            disk.write_whole(path, b"")
+            return
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise disk.store_error(error, path) from error
+
+    def _protection(self, image: Image) -> str:
+        """Return the file that protects an image; its name is the digest of the image's."""
+        return f"{os.path.dirname(self.layout)}/protected/{Digest.of(image.name.encode()).hex}"
+
     def remove(self, image: Image, keep: frozenset[str] = frozenset()) -> None:
-        """Take the name away, and all content that neither images nor containers (`keep`) need."""
+        """Take the name away, and all content that neither images nor containers (`keep`) need.
+
+        Raises StoreError when it is protected.
+        """
+        if self.is_protected(image):
+            hint = f"udocker unprotect {image.name}"
+            raise StoreError(f"image {image.name} is protected", hint=hint)
         with self.lock("index"):
             entries = [e for e in self._entries() if e.annotation(REF_NAME) != image.name]
             self._write_entries(entries)

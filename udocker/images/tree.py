@@ -86,15 +86,21 @@ class Tree:
             os.close(self._open.pop(oldest))
         above, name = split(path)
         if above in self._open or not above:
-            return _open_below(self._open[above] if above else self._root, name)
+            return self._open_below(self._open[above] if above else self._root, name)
         descriptor = os.dup(self._root)
         for name in path.split(b"/"):
             try:
-                below = _open_below(descriptor, name)
+                below = self._open_below(descriptor, name)
             finally:
                 os.close(descriptor)
             descriptor = below
         return descriptor
+
+    def _open_below(self, descriptor: int, name: bytes) -> int:
+        """Open the directory `name` of an open one, following no link. Raises OSError."""
+        if name in (b"", b".", b".."):
+            raise ValueError(f"{name!r} is not a name in a canonical path")
+        return os.open(name, OPEN_DIRECTORY, dir_fd=descriptor)
 
     def mode(self, path: bytes) -> int | None:
         """Return type and permission bits of what is at `path`; None: nothing there."""
@@ -191,12 +197,6 @@ def refuse_marks(path: bytes) -> None:
 
 def _reversed_parts(path: bytes) -> list[bytes]:
     return path.split(b"/")[::-1]
-
-
-def _open_below(descriptor: int, name: bytes) -> int:
-    if name in (b"", b".", b".."):
-        raise ValueError(f"{name!r} is not a name in a canonical path")
-    return os.open(name, OPEN_DIRECTORY, dir_fd=descriptor)
 
 
 _UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)

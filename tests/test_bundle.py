@@ -1,0 +1,156 @@
+"""OCI bundles: config.json as runc and crun read it, and where mounts go."""
+
+import json
+import os
+
+import pytest
+
+from udocker.containers.spec import (
+    Bind,
+    ContainerEdits,
+    Limit,
+    Process,
+    Rootfs,
+    RuntimeSpec,
+    Symlink,
+    TextFile,
+    Tmpfs,
+    User,
+)
+from udocker.engines import bundle, layout
+from udocker.errors import StartError
+from udocker.values import replace
+
+
+@pytest.fixture
+def spec(tmp_path):
+    root = tmp_path / "root"
+    for name in ("etc", "srv", "usr/lib"):
+        (root / name).mkdir(parents=True)
+    process = Process(("sh", "-c", "true"), (("PATH", "/bin"),), "/", User(0, 0, "root", "/root"))
+    return RuntimeSpec(Rootfs(str(root), flat=True), process, scratch=f"{tmp_path}/scratch")
+
+
+def config(spec, **how):
+    env = spec.process.env
+    given = {"faked": False, "terminal": False, **how}
+    return json.loads(bundle.config(spec, spec.process.args, env, **given))
+
+
+def mounts(spec):
+    return {mount["destination"]: mount for mount in config(spec)["mounts"]}
+
+
+def test_there_is_one_id_and_no_more_namespaces_than_asked_for(spec):
+    linux = config(spec)["linux"]
+    assert [entry["type"] for entry in linux["namespaces"]] == ["user", "mount"]
+    assert linux["uidMappings"] == [{"containerID": 0, "hostID": os.geteuid(), "size": 1}]
+    apart = config(replace(spec, hostname="box", network="none"))
+    kinds = {entry["type"] for entry in apart["linux"]["namespaces"]}
+    assert kinds == {"user", "mount", "uts", "network"}
+    assert apart["hostname"] == "box"
+
+
+def test_root_of_the_container_has_the_rights_to_files_and_others_have_none(spec):
+    allowed = config(spec)["process"]["capabilities"]["effective"]
+    assert "CAP_DAC_OVERRIDE" in allowed and "CAP_SYS_ADMIN" not in allowed
+    process = replace(spec.process, user=User(1000, 100, "", "/"))
+    other = config(replace(spec, process=process))
+    assert other["process"]["capabilities"]["effective"] == []
+    assert other["linux"]["gidMappings"][0]["containerID"] == 100
+
+
+def test_fake_root_is_a_filter_for_all_kinds_of_calls(spec):
+    assert "seccomp" not in config(spec)["linux"]
+    filters = config(spec, faked=True)["linux"]["seccomp"]
+    names = {name for entry in filters["syscalls"] for name in entry["names"]}
+    assert {"fchownat", "setgroups", "chown32", "mknodat"} <= names
+    assert all(entry["errnoRet"] == 0 for entry in filters["syscalls"])
+    nodes = [entry["args"][0] for entry in filters["syscalls"] if entry["names"] == ["mknodat"]]
+    assert {(test["value"], test["valueTwo"]) for test in nodes} == {
+        (0o170000, 0o020000),
+        (0o170000, 0o060000),
+    }
+    assert len(filters["architectures"]) >= 2
+
+
+def test_limits_are_written_and_that_of_open_files_always_is(spec):
+    limits = {entry["type"]: entry for entry in config(spec)["process"]["rlimits"]}
+    assert list(limits) == ["RLIMIT_NOFILE"]
+    limited = replace(spec, limits=(Limit("core", 0, -1), Limit("nofile", 64, 128)))
+    limits = {entry["type"]: entry for entry in config(limited)["process"]["rlimits"]}
+    assert limits["RLIMIT_NOFILE"]["soft"] == 64
+    assert limits["RLIMIT_CORE"]["hard"] == (1 << 64) - 1
+
+
+def test_deeper_mounts_come_later_and_files_lie_beside_the_bundle(spec):
+    edits = ContainerEdits(binds=(Bind("/usr", "/srv/a/b"), Bind("/etc", "/srv")))
+    files = (TextFile("/etc/hosts", "text"),)
+    whole = replace(spec, edits=edits, files=files, tmpfs=(Tmpfs("/srv/a"),))
+    order = [mount["destination"] for mount in config(whole)["mounts"]]
+    assert order.index("/srv") < order.index("/srv/a") < order.index("/srv/a/b")
+    assert order.index("/dev") < order.index("/dev/shm")
+    (_, config_text), (path, text) = bundle.files(whole, "{}")
+    assert (config_text, text) == ("{}", "text")
+    assert mounts(whole)["/etc/hosts"]["source"] == path
+    assert "ro" in mounts(whole)["/etc/hosts"]["options"]
+
+
+def test_destinations_are_free_of_the_images_links(spec):
+    os.symlink("/run/resolv/stub", f"{spec.rootfs.tree}/etc/resolv.conf")
+    os.symlink("../../../../etc", f"{spec.rootfs.tree}/srv/up")
+    edits = ContainerEdits(
+        binds=(Bind("/etc/hosts", "/etc/resolv.conf"), Bind("/usr", "/srv/up/x"))
+    )
+    found = mounts(replace(spec, edits=edits))
+    assert "/run/resolv/stub" in found and "/etc/x" in found
+
+
+def test_links_of_a_volume_are_followed_in_the_container(spec, tmp_path):
+    (tmp_path / "volume").mkdir()
+    os.symlink("/srv/target", tmp_path / "volume/link")
+    binds = (Bind(str(tmp_path / "volume"), "/data"), Bind("/usr", "/data/link/x"))
+    assert "/srv/target/x" in mounts(replace(spec, edits=ContainerEdits(binds=binds)))
+
+
+def test_a_circle_of_links_and_a_file_over_a_directory_are_refused(spec):
+    os.symlink("b", f"{spec.rootfs.tree}/srv/a")
+    os.symlink("a", f"{spec.rootfs.tree}/srv/b")
+    for bind in (Bind("/usr", "/srv/a"), Bind("/etc/hosts", "/etc"), Bind("/usr", "/srv/..")):
+        with pytest.raises(StartError):
+            config(replace(spec, edits=ContainerEdits(binds=(bind,))))
+
+
+def test_a_link_to_an_injected_file_is_the_same_file(spec):
+    binds = (Bind("/usr/lib", "/run/udocker/lib", readonly=True),)
+    links = (Symlink("/run/udocker/gpu/liba.so", "../lib/liba.so.1"),)
+    found = mounts(replace(spec, edits=ContainerEdits(binds=binds, symlinks=links)))
+    assert found["/run/udocker"]["type"] == "tmpfs"
+    assert (
+        found["/run/udocker/gpu/liba.so"]["source"] == os.path.realpath("/usr/lib") + "/liba.so.1"
+    )
+    nowhere = ContainerEdits(symlinks=(Symlink("/usr/lib/x", "not-there"),))
+    with pytest.raises(StartError, match="not-there"):
+        config(replace(spec, edits=nowhere))
+
+
+def test_a_volume_brings_the_mounts_below_it_but_not_the_container_itself(spec, tmp_path):
+    edits = ContainerEdits(binds=(Bind("/", "/host"), Bind(str(tmp_path), "/own")))
+    found = mounts(replace(spec, edits=edits))
+    assert "rbind" in found["/host"]["options"]
+    assert "rbind" not in found["/own"]["options"]
+    readonly = ContainerEdits(binds=(Bind("/dev", "/host", readonly=True),))
+    below = mounts(replace(spec, edits=readonly))
+    for point in layout.submounts("/dev"):
+        assert "ro" in below[f"/host{point[4:]}"]["options"]
+
+
+def test_what_json_cannot_say_is_refused(spec):
+    process = replace(spec.process, env=(("A", "\udcff"),))
+    with pytest.raises(StartError, match="not UTF-8"):
+        config(replace(spec, process=process))
+
+
+def test_without_the_hosts_directories_there_is_only_what_was_asked_for(spec):
+    bare = replace(spec, system_directories=False, tmpfs=(Tmpfs("/tmp"),))
+    assert list(mounts(bare)) == ["/tmp"]

@@ -1,0 +1,18 @@
+"""`udocker name`."""
+
+from __future__ import annotations
+
+import click
+
+from udocker.commands.stores import Stores
+from udocker.settings import Settings
+
+
+@click.command()
+@click.argument("container", metavar="CONTAINER")
+@click.argument("name", metavar="NAME")
+@click.pass_obj
+def command(settings: Settings, container: str, name: str) -> None:
+    """Give a container a name; it keeps those that it has."""
+    store = Stores(settings).containers
+    store.add_name(store.get(container), name)

@@ -1,0 +1,23 @@
+"""`udocker showconf`."""
+
+from __future__ import annotations
+
+import click
+
+from udocker import console
+from udocker.settings import SYSTEM_FILE, Settings, origins
+
+
+@click.command()
+@click.pass_context
+def command(ctx: click.Context) -> None:
+    """Show every setting in force, and where it comes from."""
+    settings: Settings = ctx.obj
+    given = ctx.parent.params if ctx.parent else {}
+    flags = {key: value for key, value in given.items() if value and key != "allow_root"}
+    rows = [
+        (key, str(getattr(settings, key)), origin)
+        for key, origin in origins(flags, settings.environment).items()
+    ]
+    console.table(("SETTING", "VALUE", "FROM"), rows)
+    console.put(f"\nfiles read: {SYSTEM_FILE}, {settings.directory}/udocker.conf")
