@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 
 from udocker import console
+from udocker.containers import features
 from udocker.containers.accounts import Accounts
 from udocker.containers.hostfiles import files_of
 from udocker.containers.spec import Launch
@@ -69,6 +70,7 @@ class FakechrootEngine(ExternalEngine):
 
     name = "fakechroot"
     mode = "F3"
+    features = frozenset((features.KEEP_ID,))
     alters = True
 
     def __init__(self, directory: str, mode: str = "") -> None:

@@ -51,6 +51,7 @@ def rehearse(engine: Engine, directory: str, uid: int) -> str:
     try:
         launch = engine.plan(_spec(place, uid))
         code, said = _run(launch, f"{place}/said")
+        said += _cause(f"{place}/scratch/log")
     except UdockerError as error:
         return error.message
     finally:
@@ -105,6 +106,12 @@ def _become(launch: Launch, output: str) -> NoReturn:
         console.say_error(error)
     finally:
         os._exit(125)
+
+
+def _cause(log: str) -> str:
+    """Return the first fatal line of a runtime's log, which says more than its last words."""
+    lines = (disk.read(log, _SAID_BYTES) or b"").decode("utf-8", "replace").splitlines()
+    return next((f"\n{line}" for line in lines if "level=fatal" in line), "")
 
 
 def _last_words(said: str) -> str:

@@ -93,17 +93,17 @@ class EngineCases:
 
     def test_a_link_of_the_image_leads_no_mount_point_to_the_host(self, engine):
         host = engine.elsewhere()
-        for n, target in enumerate(
-            (host, f"/oldroot{host}", f"/../..{host}", f"/proc/self/root{host}")
-        ):
+        targets = (host, f"/oldroot{host}", f"/../..{host}", f"/proc/self/root{host}")
+        for n, target in enumerate(targets):
             os.symlink(target, f"{engine.root}/srv/trap{n}")
-            os.symlink(f"{target}/made", f"{engine.root}/srv/file{n}")
+            os.symlink(f"{target}/file", f"{engine.root}/srv/file{n}")
         volume = engine.place(x="x\n")
-        for n in range(4):
-            binds = [[volume, f"/srv/trap{n}/made"], [f"{volume}/x", f"/srv/file{n}"]]
-            engine.run("true", binds=binds[:1])
-            engine.run("true", binds=binds[1:], files=[[f"/srv/trap{n}/text", "text"]])
-            engine.run("true", cwd=f"/srv/trap{n}/directory")
+        every = range(len(targets))
+        engine.sh("true", binds=[[volume, f"/srv/trap{n}/made"] for n in every])
+        engine.sh("true", binds=[[f"{volume}/x", f"/srv/file{n}"] for n in every])
+        engine.sh("true", files=[[f"/srv/trap{n}/text", "text"] for n in every])
+        for n in (0, 1):
+            engine.sh("true", cwd=f"/srv/trap{n}/directory")
         assert os.listdir(host) == []
         os.rmdir(host)
 

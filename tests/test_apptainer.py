@@ -32,9 +32,10 @@ def engine(account):
     user.close()
 
 
-@pytest.mark.skipif(not HERE, reason="needs apptainer")
 class TestApptainer(EngineCases):
-    """It does what every engine does."""
+    """Where there is one, it does what every engine does; Debian has none to test with."""
+
+    __test__ = HERE
 
 
 @pytest.fixture
