@@ -18,7 +18,9 @@ from udocker.values import dataclass
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, Union
+
+    Record = Union["FileRecord", "LinkRecord", "TextRecord", "ModeRecord"]
 
 _MAX_BYTES = 1 << 30
 _CHUNK = 1 << 20
@@ -44,24 +46,28 @@ class FileRecord:
         facts = [self.inode, self.size, self.grown, self.mtime_ns]
         return {"file": self.path, "facts": facts, "edits": edits}
 
-    def undo(self, root: str, path: str | None = None) -> None:
-        """Bring the file back; `path` is where it lies now if it was renamed."""
+    def undo(self, root: str, path: str | None = None) -> bool:
+        """Bring the file back; `path` is where it lies now if it was renamed.
+
+        Tell whether it was ours still: a program may have written another one in its place.
+        """
         place = f"{root}/{path or self.path}"
         before = os.lstat(place)
         if before.st_ino != self.inode or not stat.S_ISREG(before.st_mode):
-            return
+            return False
         with Opened(place) as file:
-            self._undo(file, before)
+            return self._undo(file, before)
 
-    def _undo(self, file: int, before: os.stat_result) -> None:
+    def _undo(self, file: int, before: os.stat_result) -> bool:
         if not all(_is_of(os.pread(file, len(e.old), e.offset), e) for e in self.edits):
-            return  # a program wrote another file in the place of ours
+            return False
         for edit in self.edits:
             os.pwrite(file, edit.old, edit.offset)
         if self.size <= before.st_size <= self.grown:
             os.ftruncate(file, self.size)
         mtime_ns = self.mtime_ns if before.st_size <= self.grown else before.st_mtime_ns
         os.utime(file, ns=(before.st_atime_ns, mtime_ns))
+        return True
 
 
 @dataclass(frozen=True)
@@ -239,22 +245,23 @@ class Journal:
             os.close(self._file)
             self._file = -1
 
-    def undo(self, *, interrupted: bool) -> None:
+    def undo(self, *, interrupted: bool) -> frozenset[int]:
         """Bring back all that was changed, and remove the journal. Raises StoreError.
 
-        After a kill (`interrupted`) the times of directories are brought back as well.
+        After a kill (`interrupted`) the times of directories are brought back as well. Return the
+        inodes of the files that are as they were; others have been written by programs since.
         """
         self.close()
         records = [_record(members) for members in self._lines()]
         moved = _Inodes(self.root)
+        back, lost = set(), set()
         for record in reversed(records):
             try:
-                record.undo(self.root)
-            except (FileNotFoundError, NotADirectoryError):  # removed, or renamed
-                if isinstance(record, FileRecord) and record.inode in moved:
-                    record.undo(self.root, moved[record.inode])
+                done = self._undo(record, moved)
             except OSError as error:
                 raise disk.store_error(error, f"{self.root}/{record.path}") from error
+            if isinstance(record, FileRecord):
+                (back if done else lost).add(record.inode)
         for record in reversed(records) if interrupted else ():
             if isinstance(record, LinkRecord):
                 record.restore_directory(self.root)
@@ -262,11 +269,18 @@ class Journal:
             os.unlink(self.path)
         except FileNotFoundError:
             pass
+        return frozenset(back - lost)
 
-    def inodes(self) -> frozenset[int]:
-        """Return the inodes of the files that were changed."""
-        records = map(_record, self._lines())
-        return frozenset(r.inode for r in records if isinstance(r, FileRecord))
+    def _undo(self, record: Record, moved: _Inodes) -> bool:
+        """Undo one change; tell whether that could be done, for a file also where it lies now."""
+        try:
+            if record.undo(self.root) is not False:
+                return True
+        except (FileNotFoundError, NotADirectoryError):  # removed, or renamed
+            pass
+        if not isinstance(record, FileRecord) or record.inode not in moved:
+            return False
+        return record.undo(self.root, moved[record.inode])
 
     def _note_mode(self, relative: str, needed: int) -> None:
         mode = stat.S_IMODE(os.lstat(f"{self.root}/{relative}").st_mode)
@@ -341,7 +355,7 @@ def _is_of(found: bytes, edit: Edit) -> bool:
     )
 
 
-def _record(members: dict[str, Any]) -> FileRecord | LinkRecord | TextRecord | ModeRecord:
+def _record(members: dict[str, Any]) -> Record:
     try:
         if "file" in members:
             rows = members["edits"]

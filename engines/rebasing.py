@@ -119,11 +119,10 @@ class Rebasing:
         state = self.state()
         if state is None:
             return
-        known = self._journal.inodes()
         self._save(replace(state, complete=False))
-        self._journal.undo(interrupted=not state.complete)
+        back = self._journal.undo(interrupted=not state.complete)
         for root in {state.root, self.root} - {""}:
-            self._narrow(root, state.until_ns, known)
+            self._narrow(root, state.until_ns, back)
         os.unlink(self._state_path)
 
     def _save(self, state: State) -> None:
@@ -243,8 +242,11 @@ class Rebasing:
                 self._journal.add_line(os.path.relpath(place, self.root), line)
         self._journal.close()
 
-    def _narrow(self, root: str, since_ns: int, known: frozenset[int]) -> None:
-        """Take `root` out of links and programs that were made, or copied, in the container."""
+    def _narrow(self, root: str, since_ns: int, back: frozenset[int]) -> None:
+        """Take `root` out of links and programs that were made, or copied, in the container.
+
+        Files `back` are as the journal says that they were.
+        """
         for path, entry in walk(self.root):
             place = f"{self.root}/{path}"
             if entry.is_symlink():
@@ -253,7 +255,7 @@ class Rebasing:
                     replace_link(place, target[len(root) :] or "/")
             elif entry.is_file(follow_symlinks=False):
                 status = entry.stat(follow_symlinks=False)
-                new = status.st_ctime_ns >= since_ns and status.st_ino not in known
+                new = status.st_ctime_ns >= since_ns and status.st_ino not in back
                 if new and status.st_size >= _MIN_ELF:
                     self._narrow_file(place, root)
 

@@ -224,12 +224,9 @@ def _inherited(*own: int) -> list[int]:
     The container's lock is held by who stays behind, which is there as long as the program is.
     """
     found = []
-    for number in map(int, os.listdir("/proc/self/fd")):
-        try:
-            if number > 2 and number not in own and os.get_inheritable(number):
-                found.append(number)
-        except OSError:  # the one that listed them
-            continue
+    for number in map(int, os.listdir("/proc/self/fd")):  # one of them is that of the listing
+        if number > 2 and number not in own and _is_inherited(number):
+            found.append(number)
     return found
 
 
@@ -237,16 +234,25 @@ def _fill_gaps(open_files: list[int]) -> None:
     """Every number up to the last of `open_files` is open, as if it were closed: to no use.
 
     Runtimes are told how many files to pass on, from number 3. runc wants all to be there, crun
-    would pass on its own that are among them.
+    would pass on its own that are among them. What they open first takes the number of a stream
+    that the caller closed: programs would write into the runtime's notes.
     """
-    for number in range(3, max(open_files, default=2)):
-        if number not in open_files:
-            nothing = os.open(os.devnull, os.O_PATH)
-            if nothing == number:
-                os.set_inheritable(nothing, True)
-            else:
-                os.dup2(nothing, number)
-                os.close(nothing)
+    for number in range(max(open_files, default=2) + 1):
+        if number in open_files or (number < 3 and _is_inherited(number)):
+            continue
+        nothing = os.open(os.devnull, os.O_PATH)
+        if nothing == number:
+            os.set_inheritable(nothing, True)
+        else:
+            os.dup2(nothing, number)
+            os.close(nothing)
+
+
+def _is_inherited(number: int) -> bool:
+    try:
+        return os.get_inheritable(number)
+    except OSError:
+        return False
 
 
 class _Runtime:

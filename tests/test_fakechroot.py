@@ -226,7 +226,7 @@ def test_a_volume_that_would_be_mixed_up_is_refused(user, place):
     for volume in ("/:/data", "/etc:/data", f"{place}:/dev/x"):
         assert "engines that can" in refused(user, "F3", "true", options=["-v", volume])
     nested = ("-v", f"{place}:/data", "-v", f"{place}:/data/in")
-    assert "inside of /data" in refused(user, "F3", "true", options=nested)
+    assert "a --volume in another one" in refused(user, "F3", "true", options=nested)
 
 
 def test_runs_side_by_side_need_the_same_volumes(user, place):

@@ -159,6 +159,16 @@ def test_a_receiver_that_is_slow_stops_the_sender_and_loses_nothing(serve):
         assert receive_all(client) == data[::-1]
 
 
+@pytest.mark.parametrize("chunks", range(1, 18))
+def test_an_end_after_any_number_of_chunks_is_passed_on(serve, chunks):
+    with connect(serve("collect").ports[0]) as client:
+        for _ in range(chunks):
+            client.sendall(b"x")
+            time.sleep(0.002)
+        client.shutdown(socket.SHUT_WR)
+        assert receive_all(client) == b"x" * chunks
+
+
 def test_three_hundred_connections_are_open_at_once(serve):
     port = serve("tcp").ports[0]
     clients = [connect(port) for _ in range(300)]

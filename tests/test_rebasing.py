@@ -215,6 +215,24 @@ def test_what_programs_changed_since_stays_theirs(container):
     assert (facts.interpreter, facts.runpath) == (LOADER, ("/opt/app", "$ORIGIN"))
 
 
+def test_changed_programs_that_were_renamed_or_copied_over_others_name_no_root_after_a_restore(
+    container,
+):
+    directory, root = container
+    before = inventory(root)
+    rebasing = Rebasing(directory, root, "F3", LOADER)
+    rebasing.apply()
+    os.chmod(f"{root}/bin/read-only", 0o755)
+    shutil.copyfile(f"{root}/usr/lib/library.so", f"{root}/bin/read-only")  # the same inode
+    os.rename(f"{root}/usr/lib/library.so", f"{root}/usr/lib/library.so.real")
+    write(f"{root}/usr/lib/library.so", "a wrapper now")
+    rebasing.restore()
+    after = inventory(root)
+    assert elf.read(f"{root}/bin/read-only").runpath == ("/opt/app",)
+    assert after["/usr/lib/library.so"][-1] == b"a wrapper now"
+    assert after["/usr/lib/library.so.real"] == before["/usr/lib/library.so"]
+
+
 def test_files_made_since_are_found_by_a_refresh(container):
     directory, root = container
     rebasing = Rebasing(directory, root, "F4", LOADER)

@@ -77,7 +77,6 @@ def test_exit_codes_are_exact(user, image, words, code, rm):
         ["--no-such"],
         ["--network=bridge"],
         ["-v", "/nowhere-at-all:/x"],
-        ["--engine=proot"],
         ["--execmode=X9"],
         ["--name=a/b"],
         ["-u", "nobody-knows"],

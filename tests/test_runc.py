@@ -51,6 +51,15 @@ def test_under_proot_exit_codes_users_and_signals_are_exact(nested):
         assert process.wait(30) == 9
 
 
+def test_streams_that_the_caller_closed_are_of_no_use_and_not_the_runtimes(engine):
+    script = "cat; echo $? $(readlink /proc/$$/fd/0 /proc/$$/fd/1); echo out; echo $? >&2"
+    for close, said in (("<&-", "1 "), (">&-", "1\n")):
+        words = ["sh", "-c", f'exec "$@" {close}', "sh", *engine.words("sh", "-c", script)]
+        done = engine.user.run(words, stdin=subprocess.DEVNULL, check=False)
+        assert said in done.stdout + done.stderr
+        assert "/runs/" not in done.stdout + done.stderr
+
+
 class TestRuncAndCrun(EngineCases):
     """By themselves they do what every engine does."""
 
@@ -188,3 +197,15 @@ def test_a_run_of_the_command_line_uses_it(unprivileged, busybox_image):
         done = unprivileged.udocker("run", "c", "sh", "-c", "cat /f?; exit 4", check=False)
         assert (done.stdout.split(), done.returncode) == (list("01234567"), 4)
         assert isinstance(done, subprocess.CompletedProcess)
+
+
+def test_a_host_without_user_namespaces_is_told_what_failed(unprivileged):
+    needs("unshare")
+    code = (
+        "import sys; from udocker.engines.runc import RuncEngine; "
+        "from udocker.host.probe import Host; print(RuncEngine(sys.argv[1]).obstacle(Host()))"
+    )
+    off = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
+    without = ["unshare", "-U", "-c", "--keep-caps", "sh", "-c", off, "sh"]
+    done = unprivileged.run([*without, unprivileged.python, "-c", code, unprivileged.home])
+    assert "failed to unshare user namespace" in done.stdout

@@ -187,3 +187,9 @@ def test_a_user_without_ids_is_told_before_anything_is_made(named, image):
     assert done.returncode == 125
     assert "usermod --add-subuids" in done.stderr
     assert names(named.user) == before
+
+
+def test_new_terminals_can_be_opened_where_no_terminal_is(user, image):
+    script = "exec 3<>/dev/ptmx && echo opened"
+    done = run(user, "--rm", image, "sh", "-c", script)
+    assert done.stdout == "opened\n"

@@ -241,7 +241,10 @@ class Devices(Operation):
         super().__init__("/dev")
         self._shared = shared
         wanted = self.NODES + (self.SHARED if shared else ())
+        self._own_terminals = shared and _opens_no_terminals() and not _has_terminal()
         names = [name for name in wanted if os.path.lexists(f"/dev/{name}")]
+        if self._own_terminals:
+            names.remove("pts")
         self._binds = [BindMount(f"/dev/{name}", f"/dev/{name}") for name in names]
 
     def open(self) -> None:
@@ -255,9 +258,26 @@ class Devices(Operation):
         for name, target in self.LINKS.items():
             if self._shared or name != "ptmx":
                 os.symlink(target, f"/dev/{name}")
+        if self._own_terminals:
+            make_directory("/dev/pts")
+            mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "ptmxmode=666,mode=620")
         make_directory("/dev/shm")
         if not os.path.ismount("/dev/shm"):
             os.chmod("/dev/shm", 0o1777)
+
+
+def _opens_no_terminals() -> bool:
+    """Tell whether the host's pts has a multiplexer that nobody may open, as most have.
+
+    The one in /dev itself, which hosts use, looks for pts beside itself and fails when bound.
+    Source: Documentation/filesystems/devpts.rst, `ptmxmode`.
+    """
+    return os.path.exists("/dev/pts/ptmx") and not os.access("/dev/pts/ptmx", os.R_OK | os.W_OK)
+
+
+def _has_terminal() -> bool:
+    """Tell whether a standard stream is a terminal, which only the host's pts can name."""
+    return any(os.isatty(number) for number in (0, 1, 2))
 
 
 class System(Operation):

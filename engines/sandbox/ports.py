@@ -265,12 +265,11 @@ class _Way:
         self._source = source
         self._sink = sink
         self._held = memoryview(b"")
-        self._ended = False
         self.done = False
 
     def wants_more(self) -> bool:
         """Tell whether more may come from the source."""
-        return not self._ended and not self._held
+        return not self.done and not self._held
 
     def is_stuck(self) -> bool:
         """Tell whether the sink is to be waited for."""
@@ -278,23 +277,21 @@ class _Way:
 
     def move(self) -> None:
         """Pass on what is there, up to a limit. Raises OSError when an end is broken."""
-        for _ in range(ROUNDS):
+        for _ in range(0 if self.done else ROUNDS):
             try:
                 if self._held:
                     self._held = self._held[self._sink.send(self._held) :]
-                elif self._ended:
-                    self._finish()
-                    return
                 else:
                     self._held = memoryview(self._source.recv(CHUNK_BYTES))
-                    self._ended = not self._held
+                    if not self._held:
+                        self._finish()
+                        return
             except BlockingIOError:
                 return
 
     def _finish(self) -> None:
-        if not self.done:
-            self.done = True
-            self._sink.shutdown(socket.SHUT_WR)
+        self.done = True
+        self._sink.shutdown(socket.SHUT_WR)
 
 
 class _Peer:

@@ -53,12 +53,15 @@ def command(
     printer = _Printer(timestamps=timestamps)
     try:
         _skip(reader, tail)
-        for entry in _entries(stores, found, reader, follow=follow):
-            if end and entry.time > end:
-                return
-            if entry.time >= begin:
-                printer.put(entry)
+        for entries in _batches(stores, found, reader, follow=follow):
+            for entry in entries:
+                if end and entry.time > end:
+                    return
+                if entry.time >= begin:
+                    printer.put(entry)
+            printer.flush()
     finally:
+        printer.flush()
         reader.close()
 
 
@@ -85,13 +88,13 @@ def _skip(reader: LogReader, tail: str) -> None:
         raise UsageError(f"--tail {tail!r} is not a number", hint="a number of lines, or all")
 
 
-def _entries(
+def _batches(
     stores: Stores, container: Container, reader: LogReader, *, follow: bool
-) -> Iterator[Entry]:
+) -> Iterator[Iterator[Entry]]:
     """Yield what the log holds and, to `follow` it, what comes until the container has ended."""
     is_over = not follow
     while True:
-        yield from reader.entries()
+        yield reader.entries()
         if is_over:
             return
         is_over = not state.condition_of(stores.containers, container).is_running
@@ -104,6 +107,8 @@ class _Printer:
 
     def __init__(self, *, timestamps: bool) -> None:
         self._timestamps = timestamps
+        self._last = ""
+        """The stream that was written to last: the order of the streams is kept."""
         self._unfinished: dict[str, bool] = {}
         """Streams whose last line goes on in the next entry."""
 
@@ -112,7 +117,14 @@ class _Printer:
         begins = not self._unfinished.get(entry.stream, False)
         self._unfinished[entry.stream] = not entry.text.endswith("\n")
         text = f"{entry.time} {entry.text}" if self._timestamps and begins else entry.text
+        if entry.stream != self._last:
+            self.flush()
+            self._last = entry.stream
         stream = sys.stderr if entry.stream == "stderr" else sys.stdout
         if stream is not None:
             stream.buffer.write(text.encode("utf-8", "surrogatepass"))
+
+    def flush(self) -> None:
+        """All that was put is written."""
+        for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
