@@ -45,6 +45,10 @@ class ExternalEngine:
         """Every container can run."""
         return None
 
+    def obstacle_to_mode(self, host: Host, container: Container | None) -> str | None:
+        """Its modes are what they are, for every container."""
+        return None
+
     def rootfs(self, host: Host, container: Container) -> Rootfs:
         """Return the container's own copy of its files."""
         return Rootfs(container.rootfs, flat=True)

@@ -254,7 +254,8 @@ class Journal:
         self.close()
         records = [_record(members) for members in self._lines()]
         moved = _Inodes(self.root)
-        back, lost = set(), set()
+        back: set[int] = set()
+        lost: set[int] = set()
         for record in reversed(records):
             try:
                 done = self._undo(record, moved)

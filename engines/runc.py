@@ -235,12 +235,13 @@ def _fill_gaps(open_files: list[int]) -> None:
 
     Runtimes are told how many files to pass on, from number 3. runc wants all to be there, crun
     would pass on its own that are among them. What they open first takes the number of a stream
-    that the caller closed: programs would write into the runtime's notes.
+    that the caller closed: programs would write into the runtime's notes. So such a stream is
+    /dev/null; both runtimes give streams to the container's user, which needs them truly open.
     """
     for number in range(max(open_files, default=2) + 1):
         if number in open_files or (number < 3 and _is_inherited(number)):
             continue
-        nothing = os.open(os.devnull, os.O_PATH)
+        nothing = os.open(os.devnull, os.O_PATH if number > 2 else os.O_RDWR)
         if nothing == number:
             os.set_inheritable(nothing, True)
         else:

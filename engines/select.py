@@ -96,6 +96,8 @@ def choose(
         obstacle = engine.obstacle(host) or _lacking(engine, demanded)
         if obstacle is None and container is not None:
             obstacle = engine.obstacle_of(container)
+        if obstacle is None and asked.upper() == way.mode:
+            obstacle = engine.obstacle_to_mode(host, container)
         if obstacle is None and with_gpu and not asked and engine.stops_every_call(host):
             obstacle = f"too slow with a GPU, for it stops every call; --engine {way.mode} takes it"
         if obstacle is None:

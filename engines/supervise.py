@@ -34,6 +34,7 @@ def run(
     *,
     passes_signals: bool = True,
     timeout_s: float | None = None,
+    forsaken: Callable[[], None] | None = None,
 ) -> int:
     """Call `start` in a grandchild, which becomes the program; return its exit code at its end.
 
@@ -42,11 +43,16 @@ def run(
     program stops, so does this process, and the shell takes over. What the program started
     ends with it. `attendant` is the engine's, where its process is not the program itself.
     Without `passes_signals` signals to this process have no effect. A program that runs longer
-    than `timeout_s` is killed.
+    than `timeout_s` is killed. `forsaken` is called where this process was killed, after the
+    program has been ended, for what it would have done then.
     """
+    keeper = os.getpid()
 
     def guard() -> NoReturn:
-        os._exit(_Watch(attendant, signal.SIGKILL, timeout_s=timeout_s).run(start))
+        code = _Watch(attendant, signal.SIGKILL, timeout_s=timeout_s).run(start)
+        if forsaken and os.getppid() != keeper:
+            forsaken()
+        os._exit(code)
 
     return _Watch(None, signal.SIGTERM, passes_signals=passes_signals).run(guard)
 

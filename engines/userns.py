@@ -89,6 +89,18 @@ class UsernsEngine:
         """Every container can run."""
         return None
 
+    def obstacle_to_mode(self, host: Host, container: Container | None) -> str | None:
+        """Return why N2, asked for as such, cannot be had: the other way would be a copy."""
+        if self.flat:
+            return None
+        if container and os.path.isdir(container.rootfs):
+            return (
+                f"container {container.id[:12]} is a copy and no layer over its image; N1 runs it"
+            )
+        if self.support(host).overlay:
+            return None
+        return f"the file system of {self.directory} carries no overlay; N1 makes a copy"
+
     def rootfs(self, host: Host, container: Container) -> Rootfs:
         """Return the root file system that `container` gets: an overlay where there can be one.
 

@@ -109,6 +109,19 @@ def test_named_volumes_lie_in_the_store(spec_of, trees):
     assert found == Bind(str(trees / "store/volumes/data"), "/data", readonly=True)
 
 
+def test_nothing_is_made_in_a_volume_for_what_shows_unasked(spec_of, trees):
+    volume = trees / "volume"
+    for path in (volume, trees / "root/etc/apt/apt.conf.d"):
+        path.mkdir(parents=True)
+    spec = spec_of(binds=(Bind(str(volume), "/etc"),))
+    assert (texts(spec), list(binds(spec))) == ({}, ["/etc"])
+    asked = spec_of(binds=(Bind(str(volume), "/etc"),), dns=("10.0.0.9",))
+    assert list(texts(asked)) == ["/etc/resolv.conf"]
+    (volume / "hosts").write_text("")
+    assert set(binds(spec_of(binds=(Bind(str(volume), "/etc"),)))) == {"/etc", "/etc/hosts"}
+    assert "/etc/apt/apt.conf.d/zz-udocker" in texts(spec_of())
+
+
 def test_the_hosts_accounts_can_show(spec_of, trees):
     spec = spec_of(host_accounts=True, user="alice")
     assert (spec.process.user.uid, spec.process.user.home) == (70001, "/home/alice")

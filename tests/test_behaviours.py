@@ -5,18 +5,24 @@ import subprocess
 
 import pytest
 from behaviours.subject import Subject
-from behaviours.systems import NAMES, layout_of, shared_layout
+from behaviours.systems import NAMES, RELEASES, layout_of, shared_layout
 from behaviours.table import BEHAVIOURS, REFUSALS
 from registries import needs
 from unprivileged import Unprivileged
 
 from udocker.containers import features
+from udocker.host.probe import Host
+from udocker.provision.sources import configured
 from udocker.registry.loopback import LoopbackRegistry
 
-MODES = (
-    *("N2", "N1", "P1", "P2", "F1", "F2", "F3", "F4", "runc-R1", "runc-R2", "runc-R3", "B1"),
-    "crun-R1",
+MODES = ("N2", "N1", "runc-R1", "crun-R1", "B1", "P1", "F3")
+VARIANTS = ("P2", "F1", "F2", "F4", "runc-R2", "runc-R3")
+SUBJECTS = (
+    *(f"{name}-{mode}" for mode in MODES for name in NAMES),
+    *(f"{name}-{mode}" for mode in VARIANTS for name in ("bookworm", "musl")),
 )
+ONE_WORKER_EACH = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in SUBJECTS]
+"""Every engine in every system; its other modes in one of each kind."""
 REFUSED_BY_SOME_HOSTS = {"crun-R1": "cgroup"}
 """crun wants the unified cgroup hierarchy; where there is another one it says so."""
 PACKAGE = """Package: greeter
@@ -44,6 +50,7 @@ def layouts(tmp_path_factory, worker_id):
 def user(account):
     user = Unprivileged(account)
     make_package(user)
+    install_libraries(user)
     yield user
     user.close()
 
@@ -65,7 +72,17 @@ def make_package(user):
     user.own(f"{user.home}/packages")
 
 
-@pytest.fixture(scope="module", params=[f"{name}-{mode}" for mode in MODES for name in NAMES])
+def install_libraries(user):
+    """Install libfakechroot of all releases, from the mirror that this machine has configured."""
+    mirror = configured(Host(), "amd64")[0].uri
+    path = f"{user.home}/releases.sources"
+    with open(path, "w") as file:
+        file.write(f"Types: deb\nURIs: {mirror}\nSuites: {' '.join(RELEASES)}\nComponents: main\n")
+        file.write("Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n")
+    user.udocker("install", f"--sources={path}", "libfakechroot")
+
+
+@pytest.fixture(scope="module", params=ONE_WORKER_EACH)
 def subject(request, user, layouts):
     """A container of a system that one engine runs."""
     system, _, mode = request.param.partition("-")

@@ -342,5 +342,15 @@ def test_a_dry_run_prints_a_command_that_works(user, place):
     sh(user, "F3", "true")
 
 
+def test_a_pasted_dry_run_makes_no_link_inside_of_a_directory_of_the_container(user, place):
+    sh(user, "F3", "mkdir -p /was/empty /was/full/own")
+    volumes = [f"-v={place}:/was/empty", f"-v={place}:/was/full"]
+    text = user.udocker("run", "--dry-run", "--engine=F3", *volumes, "F3", "ls", "/was/empty")
+    done = user.run(["sh", "-c", text.stdout])
+    assert "file" in done.stdout
+    assert "cannot overwrite directory" in done.stderr
+    assert sh(user, "F3", "ls -A /was/full") == "own\n"
+
+
 def test_loaders_of_all_known_processors_are_named():
     assert set(LOADERS) == {"x86_64", "aarch64"}

@@ -47,6 +47,11 @@ def test_a_volume_that_makes_no_sense_is_refused(text):
         parse_volume(text)
 
 
+def test_a_volume_at_the_root_is_told_that_it_cannot_be():
+    with pytest.raises(UsageError, match="nothing can show at /., the container's root"):
+        parse_volume("/a:/.")
+
+
 def test_of_two_volumes_at_one_place_the_last_one_shows():
     assert request("-v/a:/x", "-v", "data:/y", "-v/b:/x").binds == (Bind("/b", "/x"),)
     assert request("-v/a:/x", "-v", "data:/x").binds == ()

@@ -51,13 +51,18 @@ def test_under_proot_exit_codes_users_and_signals_are_exact(nested):
         assert process.wait(30) == 9
 
 
-def test_streams_that_the_caller_closed_are_of_no_use_and_not_the_runtimes(engine):
-    script = "cat; echo $? $(readlink /proc/$$/fd/0 /proc/$$/fd/1); echo out; echo $? >&2"
-    for close, said in (("<&-", "1 "), (">&-", "1\n")):
-        words = ["sh", "-c", f'exec "$@" {close}', "sh", *engine.words("sh", "-c", script)]
-        done = engine.user.run(words, stdin=subprocess.DEVNULL, check=False)
-        assert said in done.stdout + done.stderr
-        assert "/runs/" not in done.stdout + done.stderr
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_stream_that_the_caller_closed_is_none_of_the_runtimes_files(engine, number):
+    script = f"readlink /proc/$$/fd/{number} | cat > /tmp/said"
+    reader, writer = os.pipe()  # what is passed on beside the streams
+    closed = {"preexec_fn": lambda: os.close(number), "pass_fds": (reader,)}
+    engine.popen("sh", "-c", script, stdin=subprocess.DEVNULL, **closed).wait(30)
+    os.close(reader)
+    os.close(writer)
+    if not os.path.exists(f"{engine.root}/tmp/said"):
+        engine.run("true")  # skips the test where the engine cannot run
+    with open(f"{engine.root}/tmp/said") as file:
+        assert "/runs/" not in file.read()
 
 
 class TestRuncAndCrun(EngineCases):

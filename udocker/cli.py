@@ -53,6 +53,7 @@ COMMANDS = {
     "doctor": "Say what this machine can do, and what would help.",
     "selftest": "Find out what works on this machine.",
     "version": "Show the version.",
+    "help": "Show the help of a command.",
 }
 """Name and help of every command; each is `udocker.commands.NAME`, imported when it is used."""
 WITHOUT_CLICK = {
@@ -123,6 +124,8 @@ def split_global_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str
             flags[switches[word]] = True
         elif word.startswith("--repo="):
             flags["directory"] = word[len("--repo=") :]
+        elif word.startswith("--config="):
+            flags["config"] = word[len("--config=") :]
         elif word == "--allow-root":
             continue
         elif word.startswith("-"):

@@ -99,14 +99,22 @@ class Lock:
         """`path` is made in a directory that is there. Raises StoreError.
 
         Who only `asks` who has the lock can be told from who has it by the flag O_APPEND, which
-        /proc shows of the descriptor.
+        /proc shows of the descriptor; they may do so where nothing can be written.
         """
         self.path = path
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_APPEND if asks else 0)
         try:
-            self.fd = os.open(path, flags, 0o600)
+            self.fd = self._open(flags, asks=asks)
         except OSError as error:
             raise store_error(error, path) from error
+
+    def _open(self, flags: int, *, asks: bool) -> int:
+        try:
+            return os.open(self.path, flags, 0o600)
+        except OSError as error:
+            if not asks or error.errno != errno.EROFS:
+                raise
+            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_APPEND)
 
     def acquire(self, *, shared: bool = False, wait: bool = True) -> bool:
         """Take the lock; tell whether it was got. Where locks do not exist it is always got."""

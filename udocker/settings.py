@@ -59,20 +59,21 @@ _VARIABLES = {
 
 
 def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Settings:
-    """Return the settings in force. `flags` hold what the command line gave, None: not given.
+    """Return the settings in force. `flags` hold what the command line gave, None: not given;
+    `config` is a file that has to be there.
 
     Raises UsageError for a value of the wrong kind, naming where it stands.
     """
     home = environment.get("HOME") or _passwd_home()
-    usual = environment.get("UDOCKER_DIR") or (home and "~/.udocker")
-    chosen = _read_file(SYSTEM_FILE)
-    if usual:
-        chosen.update(_read_file(f"{_in_home(usual, home)}/udocker.conf"))
+    chosen: dict[str, Any] = {}
+    for path in _files(flags, environment, home):
+        chosen.update(_read_file(path, needed=path == flags.get("config")))
     for key, variable in _VARIABLES.items():
         text = environment.get(variable)
         if text:
             chosen[key] = _typed(key, text, f"${variable}")
-    chosen.update({key: value for key, value in flags.items() if value is not None})
+    given = {key: value for key, value in flags.items() if key in _KEYS and value is not None}
+    chosen.update(given)
     directory = _in_home(str(chosen.pop("directory", "") or "~/.udocker"), home)
     if ":" in directory or "," in directory or "\\" in directory:
         raise UsageError(
@@ -87,14 +88,22 @@ def origins(
 ) -> dict[str, str]:
     """Return where each setting in force comes from: a flag, a variable, a file, or `default`."""
     home = environment.get("HOME") or _passwd_home()
-    usual = environment.get("UDOCKER_DIR") or (home and "~/.udocker")
     found = dict.fromkeys(_KEYS, "default")
-    for path in (SYSTEM_FILE, f"{_in_home(usual, home)}/udocker.conf" if usual else ""):
-        found.update(dict.fromkeys(_read_file(path) if path else (), path))
+    for path in _files(flags, environment, home):
+        found.update(dict.fromkeys(_read_file(path), path))
     given = ((key, name) for key, name in _VARIABLES.items() if environment.get(name))
     found.update((key, f"${name}") for key, name in given)
-    found.update((key, "command line") for key, value in flags.items() if value is not None)
+    told = (key for key, value in flags.items() if key in _KEYS and value is not None)
+    found.update(dict.fromkeys(told, "command line"))
     return found
+
+
+def _files(flags: Mapping[str, Any], environment: Mapping[str, str], home: str) -> tuple[str, ...]:
+    """Return the files of settings; of two that say something the later one counts."""
+    usual = environment.get("UDOCKER_DIR") or (home and "~/.udocker")
+    own = (f"{_in_home(usual, home)}/udocker.conf",) if usual else ()
+    named = (flags["config"],) if flags.get("config") else ()
+    return (SYSTEM_FILE, *own, *named)
 
 
 EXECUTABLES = {
@@ -156,13 +165,14 @@ def _passwd_home() -> str:
         return ""
 
 
-def _read_file(path: str) -> dict[str, Any]:
+def _read_file(path: str, *, needed: bool = False) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             lines = file.read(1 << 20).splitlines()
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return {}
     except (OSError, UnicodeDecodeError) as error:
+        absent = (FileNotFoundError, NotADirectoryError, PermissionError)
+        if isinstance(error, absent) and not needed:
+            return {}
         raise UsageError(f"cannot read the settings in {path}: {error}") from error
     values: dict[str, Any] = {}
     for number, line in enumerate(lines, 1):

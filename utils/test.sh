@@ -9,11 +9,13 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # program:package of Debian; a path stands for a file
-needs="docker-registry:docker-registry skopeo:skopeo umoci:umoci busybox:busybox-static
-    debootstrap:debootstrap newuidmap:uidmap htpasswd:apache2-utils openssl:openssl
-    gcc:gcc gpg:gnupg gpgv:gpgv musl-gcc:musl-tools proot:proot runc:runc /usr/include/stdio.h:libc6-dev podman:podman crun:crun bwrap:bubblewrap
+needs="docker-registry:docker-registry skopeo:skopeo umoci:umoci podman:podman
+    proot:proot fakechroot:fakechroot runc:runc crun:crun bwrap:bubblewrap newuidmap:uidmap
+    debootstrap:debootstrap busybox:busybox-static musl-gcc:musl-tools
+    gcc:gcc /usr/include/stdio.h:libc6-dev
     aarch64-linux-gnu-as:binutils-aarch64-linux-gnu qemu-aarch64-static:qemu-user-static
-    fakechroot:fakechroot shellcheck:shellcheck setpriv:util-linux"
+    gpg:gnupg gpgv:gpgv openssl:openssl htpasswd:apache2-utils
+    shellcheck:shellcheck setpriv:util-linux"
 python=${PYTHON:-python3}
 failed=
 
@@ -120,7 +122,7 @@ check mypy "$venv" -m mypy
 if is_there shellcheck; then
     check shellcheck shellcheck utils/*.sh .ci/run
 fi
-check pytest "$venv" -m pytest -n auto "$@"
+check pytest "$venv" -m pytest -n auto --dist loadgroup "$@"
 
 [ -z "$missing" ] || say "not installed, so that some tests were skipped: $missing"
 [ -z "$failed" ] || say "failed:$failed"

@@ -496,11 +496,13 @@ def _until(condition):
 @behaviour
 def a_kill_of_udocker_leaves_no_process(c):
     script = "sleep 1001.5 & echo ready; sleep 1001.5; true"
+    before = set(os.listdir(f"{c.user.udocker_dir}/containers"))
     with c.shell_popen(script, "--rm", container=c.image) as process:
         assert process.stdout.readline() == "ready\n"
         process.kill()
         process.wait(ENDED_S)
         _gone(c, "1001.5")
+    _until(lambda: set(os.listdir(f"{c.user.udocker_dir}/containers")) == before)
 
 
 @behaviour

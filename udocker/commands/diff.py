@@ -12,8 +12,14 @@ from udocker.commands.atrest import readable
 from udocker.commands.stores import Stores
 from udocker.containers.changes import changes
 from udocker.containers.files import open_files
+from udocker.containers.leftovers import leftovers
 from udocker.disk import store_error
 from udocker.settings import Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udocker.containers.container import Container
+    from udocker.containers.files import Files
 
 _KINDS = {"C": 0, "A": 1, "D": 2}
 """docker's numbers. Source: Engine API, `ContainerChanges`."""
@@ -29,7 +35,7 @@ def command(settings: Settings, form: str, container: str) -> None:
     found = stores.containers.get(container)
     try:
         with readable(stores, found), open_files(found) as files:
-            listed = sorted((f"/{os.fsdecode(c.path)}", c.kind) for c in changes(found, files))
+            listed = _changes(found, files)
     except OSError as error:
         raise store_error(error, found.directory) from error
     if form == "json":
@@ -38,6 +44,12 @@ def command(settings: Settings, form: str, container: str) -> None:
         return
     for path, kind in listed:
         console.put(f"{kind} {path}")
+
+
+def _changes(container: Container, files: Files) -> list[tuple[str, str]]:
+    """Return the paths that programs changed and how, without what mounts have left."""
+    found = changes(container, files, leftovers(container, files))
+    return sorted((f"/{os.fsdecode(change.path)}", change.kind) for change in found)
 
 
 def _text(path: str) -> str:

@@ -115,6 +115,7 @@ _OPTIONS = [
     click.Option(["-D", "--debug"], is_flag=True, help="Show where an error came from."),
     click.Option(["--insecure"], is_flag=True, help="Use http, and https without certificates."),
     click.Option(["--repo", "directory"], metavar="DIR", help="Where images and containers lie."),
+    click.Option(["--config"], metavar="FILE", help="Read settings from this file as well."),
     click.Option(["--allow-root"], is_flag=True, help="Accepted; root needs no leave."),
     click.Option(
         ["-V", "--version"], is_flag=True, is_eager=True, expose_value=False, callback=_show_version
@@ -141,7 +142,7 @@ def main(args: list[str], known: Mapping[str, str]) -> int:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     try:
-        result = group.main(args, prog_name="udocker", standalone_mode=False)
+        result = group.main(args or ["--help"], prog_name="udocker", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code

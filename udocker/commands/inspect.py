@@ -19,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from udocker.images.store import Image
+
 
 @click.command()
 @click.option("-p", "path_only", is_flag=True, help="Print where the files lie and nothing else.")
@@ -60,7 +62,7 @@ def _object(stores: Stores, name: str, kind: str | None) -> Any:
     container = stores.containers.find(name) if kind != "image" else None
     if container:
         return described(stores, container)
-    image = stores.get_image(_image_name(name, kind))
+    image = _image(stores, name, kind)
     digest = stores.images.read_manifest(image).config.digest
     stores.images.config(digest)  # raises for one that is damaged
     return fastjson.loads(stores.images.blobs.read(digest, MAX_DOCUMENT_BYTES))
@@ -69,7 +71,7 @@ def _object(stores: Stores, name: str, kind: str | None) -> Any:
 def _path(stores: Stores, name: str, kind: str | None) -> str:
     container = stores.containers.find(name) if kind != "image" else None
     if container is None:
-        return stores.get_image(_image_name(name, kind)).tree
+        return _image(stores, name, kind).tree
     path, is_whole = root_path(stores, container)
     if not is_whole:
         upper = os.path.basename(container.upper)
@@ -77,7 +79,7 @@ def _path(stores: Stores, name: str, kind: str | None) -> str:
     return path
 
 
-def _image_name(name: str, kind: str | None) -> str:
+def _image(stores: Stores, name: str, kind: str | None) -> Image:
     if kind == "container":
         raise ImageNotFound(f"no container {name!r} here", hint="udocker ps lists containers")
-    return name
+    return stores.get_image(name) if kind else stores.get_other(name)

@@ -12,7 +12,7 @@ from udocker.commands.moments import age
 from udocker.commands.stores import Stores
 from udocker.containers import choices, state
 from udocker.containers.logs import moment
-from udocker.errors import UsageError
+from udocker.errors import UdockerError, UsageError
 from udocker.reference import Reference
 from udocker.settings import Settings
 
@@ -30,7 +30,8 @@ FILTERS = ("name", "status", "label", "id", "ancestor", "exited")
 @click.command()
 @click.option("-q", "--quiet", is_flag=True, help="Print ids and nothing else.")
 @click.option("-a", "--all", "everything", is_flag=True, help="Accepted; all are always listed.")
-@click.option("-p", "--running", "processes", is_flag=True, help="List processes that run.")
+@click.option("-p", "--platform", "platforms", is_flag=True, help="Show the platform.")
+@click.option("--running", "processes", is_flag=True, help="List the processes that run.")
 @click.option("-m", "--modes", is_flag=True, help="Show the execution mode.")
 @click.option("-s", "--size", "sizes", is_flag=True, help="Show what programs have written.")
 @click.option("-n", "--last", type=int, default=-1, metavar="N", help="The N newest only.")
@@ -62,7 +63,8 @@ def command(settings: Settings, /, filters: tuple[str, ...], **options: Any) -> 
     elif options["processes"]:
         _put_processes(rows)
     else:
-        _put_table(rows, modes=options["modes"], sizes=options["sizes"])
+        shown = {key: options[key] for key in ("modes", "sizes", "platforms")}
+        _put_table(rows, **shown)
 
 
 class Row:
@@ -107,6 +109,14 @@ class Row:
         """What its programs have written, or the size of its copy of the image."""
         paths = (self.container.upper, self.container.rootfs)
         return console.human_size(sum(map(trees.size_bytes, paths)))
+
+    @property
+    def platform(self) -> str:
+        """The platform of its image; `?` where that has been removed by force."""
+        try:
+            return str(self.stores.config_of(self.container).platform)
+        except UdockerError:
+            return "?"
 
     @property
     def status(self) -> str:
@@ -193,15 +203,17 @@ def _put_formatted(rows: Iterable[Row], template: str) -> None:
         console.put(json.dumps(fields) if template == "json" else fill(template, fields))
 
 
-def _put_table(rows: Iterable[Row], *, modes: bool, sizes: bool) -> None:
+def _put_table(rows: Iterable[Row], *, modes: bool, sizes: bool, platforms: bool) -> None:
     header = ["CONTAINER ID", "STATUS", "NAMES", "IMAGE"]
     header[1:1] = ["MODE"] if modes else []
     header += ["SIZE"] if sizes else []
+    header += ["PLATFORM"] if platforms else []
     lines = []
     for row in rows:
         line = [row.container.id, row.status, row.shown_names, row.image]
         line[1:1] = [row.mode or "-"] if modes else []
         line += [row.size] if sizes else []
+        line += [row.platform] if platforms else []
         lines.append(line)
     console.table(header, lines)
 

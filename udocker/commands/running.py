@@ -121,6 +121,7 @@ class Runner:
                 engine.attendant(),
                 passes_signals=request.signal_proxy,
                 timeout_s=request.timeout_s,
+                forsaken=(lambda: self._remove(container, lock)) if request.remove else None,
             )
         except BaseException:
             if new:

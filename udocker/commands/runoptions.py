@@ -80,7 +80,8 @@ def split_target(values: Values, rest: list[str]) -> tuple[str, list[str]]:
     if values.last("location") is not None:
         return values.all("location")[-1], rest
     if not rest:
-        raise UsageError("no image or container was named", hint="udocker run --help")
+        hint = "udocker images and udocker ps list them"
+        raise UsageError("no image or container was named", hint=hint)
     if values.flag("rootfs"):
         values.set("location", [rest[0]])
     return rest[0], rest[1:]

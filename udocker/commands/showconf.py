@@ -20,4 +20,5 @@ def command(ctx: click.Context) -> None:
         for key, origin in origins(flags, settings.environment).items()
     ]
     console.table(("SETTING", "VALUE", "FROM"), rows)
-    console.put(f"\nfiles read: {SYSTEM_FILE}, {settings.directory}/udocker.conf")
+    named = f", {flags['config']}" if "config" in flags else ""
+    console.put(f"\nfiles read: {SYSTEM_FILE}, {settings.directory}/udocker.conf{named}")

@@ -57,6 +57,14 @@ class Stores:
             raise ImageNotFound(f"no image {name!r} here", hint=f"udocker pull {name}")
         return image
 
+    def get_other(self, name: str) -> Image:
+        """Return the image that a name means which no container has. Raises ImageNotFound."""
+        try:
+            return self.get_image(name)
+        except ImageNotFound:
+            hint = "udocker ps lists containers, udocker images lists images"
+            raise ImageNotFound(f"no container or image {name!r} here", hint=hint) from None
+
     def image_for(self, name: str, pull: str, platform: str | None) -> Image:
         """Return the image of that name, pulled where `pull` (podman's words) wants it.
 
@@ -127,7 +135,7 @@ class Stores:
         if container:
             self.containers.protect(container, wanted=wanted)
         else:
-            self.images.protect(self.get_image(name), wanted=wanted)
+            self.images.protect(self.get_other(name), wanted=wanted)
 
     def release(self, container: Container) -> None:
         """Throw away what a removed container needed of an image that was removed before."""

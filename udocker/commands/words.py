@@ -167,8 +167,9 @@ def _short(word: str, following: str | None, table: dict[str, Option], values: V
         name, rest = f"-{word[position]}", word[position + 1 :]
         option = table.get(name)
         if option is None:
+            where = f" (in {word})" if len(word) > 2 else ""
             hint = f"did you mean -{word}?" if f"-{word.partition('=')[0]}" in table else None
-            raise UnknownOption(name, f"no such option: {name} (in {word})", hint)
+            raise UnknownOption(name, f"no such option: {name}{where}", hint)
         if option.kind == FLAG:
             values.add(option, "true")
         elif rest:

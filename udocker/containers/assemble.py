@@ -43,15 +43,17 @@ def make_spec(
     own_files = hostfiles.files_of(container)
     accounts = Accounts((Root(host.path("/")) if request.host_accounts else own_files).read)
     user = _user(accounts, config, request, environment)
+    asked = _asked(container, request)
+    unasked = _files_of_user(own_files, accounts, user, request)
     files = (
         *hostfiles.name_files(host, request),
-        *_files_of_user(own_files, accounts, user, request),
+        *(file for file in unasked if _has_place(file.destination, asked)),
     )
     return RuntimeSpec(
         rootfs=rootfs,
         process=make_process(config, _process_request(request), user, environment),
         hostname=request.hostname,
-        edits=_edits(host, container, request, files),
+        edits=_edits(host, request, asked, files),
         files=tuple(file for file in files if file.destination not in request.left_out),
         tmpfs=_memory(request),
         readonly=request.readonly,
@@ -79,15 +81,29 @@ def _files_of_user(
     return (*added, *(() if request.many_ids else hostfiles.package_files(own, user)))
 
 
+def _asked(container: Container, request: RunRequest) -> tuple[Bind, ...]:
+    """Return the user's volumes."""
+    named = tuple(volumes.bind(container, volume) for volume in request.volumes)
+    return (*_existing(request.binds), *named)
+
+
+def _has_place(path: str, asked: tuple[Bind, ...]) -> bool:
+    """Tell whether what nobody asked for can show at `path` with nothing made in a volume."""
+    around = [bind for bind in asked if path.startswith(f"{bind.destination}/")]
+    if not around:
+        return True
+    inner = max(around, key=lambda bind: len(bind.destination))
+    return os.path.lexists(inner.source + path[len(inner.destination) :])
+
+
 def _edits(
-    host: Host, container: Container, request: RunRequest, files: tuple[TextFile, ...]
+    host: Host, request: RunRequest, asked: tuple[Bind, ...], files: tuple[TextFile, ...]
 ) -> ContainerEdits:
     """Return what of the host shows; what the user says beats what would show unasked."""
-    named = tuple(volumes.bind(container, volume) for volume in request.volumes)
-    asked = (*_existing(request.binds), *named)
     taken = {*(bind.destination for bind in asked), *(file.destination for file in files)}
     taken.update(request.left_out)
-    unasked = hostfiles.host_edits(host, request).binds
+    binds = hostfiles.host_edits(host, request).binds
+    unasked = (bind for bind in binds if _has_place(bind.destination, asked))
     nodes = _nodes(host) if request.system_directories else ()
     return ContainerEdits(
         device_nodes=(

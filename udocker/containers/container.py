@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from udocker import fastjson
-from udocker.errors import StoreError
+from udocker.errors import InvalidDocument, StoreError
 from udocker.oci import Digest
 from udocker.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_KINDS = {
+    **dict.fromkeys(("id", "image", "manifest", "config", "tree"), str),
+    **{"created": int, "options": list, "command": list, "ephemeral": bool},
+}
+"""What the members of container.json are."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class Container:
     def from_json(data: bytes, directory: str, trees: str) -> Container:
         """Read container.json of `directory`. Raises StoreError when it is broken."""
         try:
-            members = fastjson.loads(data)
+            members = _checked(fastjson.loads(data))
             location = members.get("location", "")
             return Container(
                 id=members["id"],
@@ -88,8 +98,21 @@ class Container:
                 ephemeral=members["ephemeral"],
                 location=location,
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, InvalidDocument) as error:
             raise StoreError(
-                f"{directory}/container.json is broken: {error!r}",
+                f"{directory}/container.json is broken: {error}",
                 hint=f"save what the container wrote in {directory}/upper, then remove {directory}",
             ) from error
+
+
+def _checked(members: Any) -> dict[str, Any]:
+    """Return the members of container.json. Raises ValueError when they are not what they are."""
+    if not isinstance(members, dict):
+        raise ValueError("it holds no object")
+    for key, kind in _KINDS.items():
+        if not isinstance(members.get(key), kind):
+            raise ValueError(f"its {key} is missing or wrong")
+    words = (*members["options"], *members["command"], members.get("location", ""))
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError("a word in it is no text")
+    return members

@@ -227,7 +227,9 @@ class Launch:
     def __str__(self) -> str:
         lines = [f"mkdir -p {quoted(path)}" for path in self.directories]
         lines += [_written(path, text) for path, text in self.files]
-        lines += [f"ln -sfn {quoted(target)} {quoted(path)}" for path, target in self.links]
+        for path, target in self.links:  # none is made inside of a directory that stands there
+            place = quoted(path)
+            lines.append(f"rmdir {place} 2>/dev/null; ln -sfnT {quoted(target)} {place}")
         lines += [f"cd {quoted(self.cwd)}"] if self.cwd else []
         words = [quoted(f"{name}={value}") for name, value in self.env]
         limits = [f"--{limit.name}={_bounds(limit)}" for limit in self.limits]
@@ -290,6 +292,9 @@ class Engine(Protocol):
 
     def obstacle_of(self, container: Container) -> str | None:
         """Return why it cannot run this container, in one sentence; None when it can."""
+
+    def obstacle_to_mode(self, host: Host, container: Container | None) -> str | None:
+        """Return why it cannot run exactly as its mode says, where that was asked for."""
 
     def rootfs(self, host: Host, container: Container) -> Rootfs:
         """Return the root file system that the container gets from this engine."""

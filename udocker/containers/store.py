@@ -77,6 +77,8 @@ class ContainerStore:
             return [n for n in os.listdir(self.directory) if n != "names" and "." not in n]
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise disk.store_error(error, self.directory) from error
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Return the names of all containers that have one, by id."""
@@ -85,6 +87,8 @@ class ContainerStore:
             links = sorted(os.listdir(self.names_directory))
         except FileNotFoundError:
             return names
+        except OSError as error:
+            raise disk.store_error(error, self.names_directory) from error
         for name in links:
             try:
                 identifier = os.path.basename(os.readlink(f"{self.names_directory}/{name}"))

@@ -65,7 +65,7 @@ class BlobStore:
         disk.make_directory(os.path.dirname(self.path(descriptor.digest)))
         prefix = f"{descriptor.digest.algorithm}-{descriptor.digest.hex}."
         own = f"{self.partial}/{prefix}{disk.owner()}"
-        for name in sorted(os.listdir(self.partial)):
+        for name in sorted(self._partial_names()):
             left = f"{self.partial}/{name}"
             if name.startswith(prefix) and is_abandoned(left, name[len(prefix) :]):
                 try:
@@ -77,7 +77,7 @@ class BlobStore:
 
     def sweep(self) -> None:
         """Remove what dead processes left of blobs that are here by now, or left a week ago."""
-        for name in os.listdir(self.partial):
+        for name in self._partial_names():
             left = f"{self.partial}/{name}"
             algorithm, dash, rest = name.partition("-")
             hex_digits, dot, owner = rest.partition(".")
@@ -89,6 +89,12 @@ class BlobStore:
                     os.unlink(left)
                 except FileNotFoundError:  # another process was quicker
                     continue
+
+    def _partial_names(self) -> list[str]:
+        try:
+            return os.listdir(self.partial)
+        except OSError as error:
+            raise disk.store_error(error, self.partial) from error
 
 
 def is_abandoned(path: str, owner: str) -> bool:

@@ -91,8 +91,9 @@ def save_credentials(
     return path
 
 
-def forget_credentials(registry: str, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Remove what files keep for a whole registry; return the files that had something."""
+def forget_credentials(registry: str | None, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Remove what files keep for a whole registry, None: for any; return the files that had
+    something."""
     changed = []
     for path in credential_files(environment):
         members = _read_file(path)
@@ -102,9 +103,10 @@ def forget_credentials(registry: str, environment: Mapping[str, str]) -> tuple[s
     return tuple(changed)
 
 
-def _remove(members: dict[str, Any], registry: str, path: str) -> bool:
+def _remove(members: dict[str, Any], registry: str | None, path: str) -> bool:
     entries = _object(members, "auths", path)
-    kept = {key: entry for key, entry in entries.items() if _entry_name(key) != registry}
+    others = (key for key in entries if registry is not None and _entry_name(key) != registry)
+    kept = {key: entries[key] for key in others}
     members["auths"] = kept
     return len(kept) < len(entries)
 

@@ -119,8 +119,10 @@ def _inside(path: str, option: str) -> str:
     """Return an absolute path of the container without dots. Raises UsageError for others."""
     clean = posixpath.normpath(path) if path.startswith("/") else ""
     clean = "/" + clean.lstrip("/")
-    if not path.startswith("/") or clean == "/" or "\0" in path:
+    if not path.startswith("/") or "\0" in path:
         raise UsageError(f"{option}: {path!r} is not an absolute path in the container")
+    if clean == "/":
+        raise UsageError(f"{option}: nothing can show at {path}, the container's root")
     return clean
 
 
