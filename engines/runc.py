@@ -78,6 +78,14 @@ class RuncEngine(ExternalEngine):
             return rehearsal.reason_against(host, self.directory, self, found) or None
         except UdockerError as error:
             return error.message
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Nothing is planned, and nobody listens any more."""
+        if self._listener:
+            self._listener.close()
+        self._spec = self._listener = None
 
     def plan(self, spec: RuntimeSpec, lock: int | None = None) -> Launch:
         """Return the command that runs `spec`. Raises StartError for what it cannot do."""
@@ -101,8 +109,10 @@ class RuncEngine(ExternalEngine):
         """Return config.json for the program under PRoot, which `_listener` hears of."""
         self._listener = self._listener or Listener()
         self._listener.program = spec.process.args[0]
-        others = _inherited(self._lock, self._listener.fd)
-        self._told_by = 1 + max(others, default=2)
+        own = (self._lock, self._listener.fd)
+        self._told_by = 1 + max(_inherited(*own), default=2)
+        while self._told_by in own:
+            self._told_by += 1
         found = nested.find(self.directory)
         args = nested.words(spec, found, self._told_by)
         env = nested.environment(found, launching.environment(spec), self.mode)

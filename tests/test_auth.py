@@ -321,6 +321,14 @@ def test_what_is_saved_is_found_until_it_is_forgotten(home, registry):
     assert os.listdir(os.path.dirname(path)) == ["config.json"]
 
 
+def test_the_credentials_for_all_registries_can_be_forgotten_at_once(home):
+    path = home.write(".docker/config.json", {"auths": auths(quay_io="a")["auths"], "n": 1})
+    assert forget_credentials(None, home.environment) == (path,)
+    with open(path) as file:
+        assert json.load(file) == {"auths": {}, "n": 1}
+    assert forget_credentials(None, home.environment) == ()
+
+
 def test_credentials_are_saved_where_nothing_was_before_and_through_a_link(home):
     path = save_credentials("quay.io", Credentials("user", "word"), home.environment)
     assert home.find() == ("user", "word", "")

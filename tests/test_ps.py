@@ -11,6 +11,11 @@ from unprivileged import Unprivileged
 
 from udocker.registry.loopback import LoopbackRegistry
 
+WRONG_MEMBERS = (
+    *(("created", "x"), ("image", 5), ("config", "md5:0"), ("options", [1]), ("command", "sh")),
+    *(("tree", None), ("location", 3)),
+)
+
 
 @pytest.fixture(scope="module")
 def image(busybox_image):
@@ -61,6 +66,9 @@ def test_options_of_udocker_and_docker_are_understood(user):
     assert table[0].split() == ["CONTAINER", "ID", "MODE", "STATUS", "NAMES", "IMAGE", "SIZE"]
     assert [line.split()[1] for line in table[1:]][0] == "-"
     assert "4.1 kB" in table[2]
+    table = ps(user, "-m", "-s", "-p").splitlines()  # -p: as udocker 1.3
+    assert table[0].split()[-2:] == ["SIZE", "PLATFORM"]
+    assert all(line.split()[-1].startswith("linux/") for line in table[1:])
 
 
 @pytest.mark.parametrize(
@@ -97,11 +105,14 @@ def test_containers_are_printed_as_json_and_by_template(user):
     assert [row["Names"] for row in rows] == ["made", "done", "up"]
     assert [row["State"] for row in rows] == ["created", "exited", "running"]
     assert rows[0]["Labels"] == "tier=web,bare="
-    assert ps(user, "--format", "table {{.Names}}\\t{{.State}}", "-l") == "up\trunning\n"
+    assert ps(user, "--format", "table {{.Names}}\\t{{.State}}", "-l") == (
+        "NAMES  STATE\nup     running\n"
+    )
+    assert ps(user, "--format", "table") == ps(user)
 
 
 def test_the_processes_of_running_containers_are_listed(user):
-    lines = ps(user, "-p").splitlines()
+    lines = ps(user, "--running").splitlines()
     assert len(lines) == 2
     assert "['up']" in lines[1] and lines[1].endswith("sleep 1000")
 
@@ -119,6 +130,14 @@ def test_a_container_is_shown_in_dockers_words(user):
     assert [one["Name"] for one in both] == ["up", "done"]
     assert user.udocker("inspect", "up", "nowhere", check=False).returncode == 1
     assert user.udocker("inspect", "--type=image", "up", check=False).returncode == 1
+
+
+def test_images_are_printed_as_json_and_by_template(user, image):
+    row = json.loads(user.udocker("images", "-a", "--no-trunc", "--format", "json").stdout)
+    assert f"{row['Repository']}:{row['Tag']}" == image
+    assert row["Digest"].startswith("sha256:" + row["ID"])
+    shown = user.udocker("images", "--format", "table {{.Tag}}\\t{{.ID}}").stdout.split()
+    assert shown == ["TAG", "IMAGE", "ID", "test", row["ID"]]
 
 
 def test_an_image_is_shown_as_its_config(user, image):
@@ -166,12 +185,48 @@ def test_a_run_that_is_killed_leaves_a_true_status(user, image, number):
 def test_a_broken_container_is_told_of_and_hides_no_other(unprivileged, image):
     unprivileged.udocker("pull", image)
     ids = [unprivileged.udocker("create", image).stdout.strip() for _ in range(3)]
-    with open(f"{unprivileged.udocker_dir}/containers/{ids[1]}/container.json", "w") as file:
-        file.write("{")
-    done = unprivileged.udocker("ps", "-q")
-    assert set(done.stdout.split()) == {ids[0], ids[2]}
-    assert "is broken" in done.stderr
+    path = f"{unprivileged.udocker_dir}/containers/{ids[1]}/container.json"
+    with open(path) as file:
+        record = json.load(file)
+    wrong = [{**record, key: value} for key, value in WRONG_MEMBERS]
+    for text in ("", "{", "[]", "{}", *map(json.dumps, wrong)):
+        with open(path, "w") as file:
+            file.write(text)
+        done = unprivileged.udocker("ps", "-q")
+        assert set(done.stdout.split()) == {ids[0], ids[2]}, text
+        assert "is broken" in done.stderr
     assert unprivileged.udocker("inspect", ids[0][:12]).returncode == 0
+    told = unprivileged.udocker("inspect", ids[1], check=False)
+    assert told.returncode == 1 and "is broken" in told.stderr
+    unprivileged.udocker("rmi", "-f", image, check=False)
+    assert unprivileged.udocker("rm", ids[0]).stdout.strip() == ids[0]
+
+
+def test_a_store_that_cannot_be_read_is_said(unprivileged, image):
+    unprivileged.udocker("pull", image)
+    unprivileged.udocker("create", "--name=c", image)
+    for closed, command in (
+        ("containers/names", "ps"),
+        ("containers", "ps"),
+        ("partial", f"pull {image}-other"),
+    ):
+        path = f"{unprivileged.udocker_dir}/{closed}"
+        os.chmod(path, 0)
+        done = unprivileged.udocker(*command.split(), check=False)
+        os.chmod(path, 0o700)
+        assert done.returncode == 1
+        said = done.stderr.splitlines()
+        assert said[0] == f"udocker: {path}: Permission denied" and len(said) == 2
+
+
+def test_a_store_that_cannot_be_written_to_is_listed(unprivileged, image):
+    unprivileged.udocker("pull", image)
+    unprivileged.udocker("run", "--name=c", image, "true")
+    store = unprivileged.udocker_dir
+    closed = f"mount --bind {store} {store} && mount -o remount,ro,bind {store} && exec "
+    program = f"{unprivileged.python} -m udocker ps --format '{{{{.Names}}}} {{{{.State}}}}'"
+    done = unprivileged.run(["unshare", "-rm", "sh", "-c", closed + program])
+    assert done.stdout == "c exited\n"
 
 
 def test_the_time_for_many_containers_grows_as_their_number(unprivileged, image):

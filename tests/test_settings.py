@@ -25,6 +25,19 @@ def test_flags_beat_environment_beats_file_beats_default(tmp_path):
     assert load(tmp_path, {"registry": "f"}, UDOCKER_REGISTRY="e").registry == "f"
 
 
+def test_a_file_that_is_named_beats_the_usual_ones_and_has_to_be_there(tmp_path):
+    (tmp_path / ".udocker").mkdir()
+    (tmp_path / ".udocker" / "udocker.conf").write_text("jobs = 3\nregistry = usual.example\n")
+    (tmp_path / "other").write_text("jobs = 4\n")
+    flags = {"config": str(tmp_path / "other")}
+    assert load(tmp_path, flags).jobs == 4
+    assert load(tmp_path, flags).registry == "usual.example"
+    assert load(tmp_path, flags, UDOCKER_JOBS="5").jobs == 5
+    assert settings.origins(flags, {"HOME": str(tmp_path)})["jobs"] == flags["config"]
+    with pytest.raises(UsageError, match="missing"):
+        load(tmp_path, {"config": str(tmp_path / "missing")})
+
+
 def test_a_false_word_is_false(tmp_path):
     # udocker 1.3 read `http_insecure = False` as true
     for word in ("0", "no", "False", "off"):

@@ -74,11 +74,15 @@ def test_what_mounts_have_left_is_purged_and_nothing_else(user):
     user.udocker("run", "-v", f"{user.home}/tmp:/used", "c", "true")
     user.udocker("run", "c", "sh", "-c", "echo kept > /used/x")
     assert "removed /mnt/a/b" in setup(user, "--purge").stdout
-    assert user.udocker("diff", "c").stdout.splitlines() == [
-        *("C /etc",) * ("C /etc" in user.udocker("diff", "c").stdout),
-        *("A /empty", "A /full", "A /used", "A /used/x"),
-    ]
+    changed = [line for line in user.udocker("diff", "c").stdout.splitlines() if line != "C /etc"]
+    assert changed == ["A /empty", "A /full", "A /used", "A /used/x"]
     assert setup(user, "--purge").stdout == ""
+
+
+def test_what_mounts_have_left_is_no_change_of_the_container(user):
+    before = user.udocker("diff", "c").stdout
+    user.udocker("run", "-v", f"{user.home}/tmp:/mnt/c/d", "c", "true")
+    assert user.udocker("diff", "c").stdout == before
 
 
 def test_files_that_their_modes_close_are_opened_on_demand(user):

@@ -38,6 +38,11 @@ class Listener:
         self._status: int | None = None
         self._begun, self._over = _thread.allocate_lock(), _thread.allocate_lock()
 
+    def close(self) -> None:
+        """Give the pipe back: nobody has been told to write to it."""
+        os.close(self._reader)
+        os.close(self.fd)
+
     def watch(self, child: int) -> None:
         """Listen, in a thread, from now on. `child` is the engine's own process."""
         self._begun.acquire()

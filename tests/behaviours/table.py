@@ -47,7 +47,7 @@ SIDE_BY_SIDE = 32
 ENDED_S = 10
 PERL_SERVER = (
     "$l = IO::Socket::INET->new(Listen => 5, LocalPort => 80) or die; "
-    "while ($s = $l->accept) { print $s <STDIN>; close $s; last }"
+    "while ($s = $l->accept) { print $s <STDIN>; close $s; sleep 2; last }"
 )
 DEBIAN = ("bullseye", "bookworm", "trixie")
 
@@ -685,7 +685,7 @@ def a_published_port_leads_into_a_private_network(c):
         port = free.getsockname()[1]
     server = "nc -l -p 80" if c.is_musl else f"perl -MIO::Socket::INET -e '{PERL_SERVER}'"
     options = ("--network=none", f"--publish=127.0.0.1:{port}:80")
-    with c.shell_popen(f"echo ready; echo pong | {server}", *options) as process:
+    with c.shell_popen(f"echo ready; echo pong | {server}; sleep 1", *options) as process:
         assert process.stdout.readline() == "ready\n"
         assert _answer(port) == b"pong\n"
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from udocker.settings import Settings
 
 
+ARGUMENTS = "[OPTIONS] IMAGE [PROGRAM ARG...]"
+
+
 def main(given: list[str], settings: Settings) -> int:
     """Make the container that the words describe and print its id."""
     values, _, rest = runoptions.parse(given)

@@ -10,6 +10,7 @@ from udocker import console, trees
 from udocker.commands.inspection import labels_of
 from udocker.commands.moments import age
 from udocker.commands.stores import Stores
+from udocker.commands.templates import put_rows
 from udocker.containers import choices, state
 from udocker.containers.logs import moment
 from udocker.errors import UdockerError, UsageError
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from udocker.containers.container import Container
     from udocker.containers.state import Condition
 
+TITLES = {
+    **{"ID": "CONTAINER ID", "Names": "NAMES", "Image": "IMAGE", "Command": "COMMAND"},
+    **{"CreatedAt": "CREATED AT", "RunningFor": "CREATED", "State": "STATE", "Status": "STATUS"},
+    **{"Labels": "LABELS", "Mode": "MODE"},
+}
+"""What stands above the fields of `--format`, in docker's words."""
 FILTERS = ("name", "status", "label", "id", "ancestor", "exited")
 
 
@@ -37,7 +44,7 @@ FILTERS = ("name", "status", "label", "id", "ancestor", "exited")
 @click.option("-n", "--last", type=int, default=-1, metavar="N", help="The N newest only.")
 @click.option("-l", "--latest", is_flag=True, help="The newest only.")
 @click.option("--no-trunc", is_flag=True, help="Accepted; ids are always whole.")
-@click.option("--format", "template", metavar="TEMPLATE", help="json, or fields as {{.Names}}.")
+@click.option("--format", "template", metavar="TEMPLATE", help="[table] {{.Names}}, or json.")
 @click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only such.")
 @click.pass_obj
 def command(settings: Settings, /, filters: tuple[str, ...], **options: Any) -> None:
@@ -58,8 +65,8 @@ def command(settings: Settings, /, filters: tuple[str, ...], **options: Any) -> 
     if options["quiet"]:
         for row in rows:
             console.put(row.container.id)
-    elif options["template"]:
-        _put_formatted(rows, options["template"])
+    elif options["template"] and options["template"] != "table":
+        put_rows(options["template"], (row.fields() for row in rows), TITLES)
     elif options["processes"]:
         _put_processes(rows)
     else:
@@ -191,16 +198,6 @@ def _by_kind(filters: Iterable[str]) -> dict[str, list[str]]:
             raise UsageError(f"--filter {text!r}: no such status", hint=f"one of: {known}")
         wanted.setdefault(kind, []).append(value)
     return wanted
-
-
-def _put_formatted(rows: Iterable[Row], template: str) -> None:
-    import json
-
-    from udocker.commands.templates import fill
-
-    for row in rows:
-        fields = row.fields()
-        console.put(json.dumps(fields) if template == "json" else fill(template, fields))
 
 
 def _put_table(rows: Iterable[Row], *, modes: bool, sizes: bool, platforms: bool) -> None:

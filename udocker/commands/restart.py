@@ -21,5 +21,7 @@ def command(
     settings: Settings, grace_s: int | None, name: str | None, containers: tuple[str, ...]
 ) -> int:
     """Stop containers that run, then start them in the background."""
-    failed = stop(Stores(settings), containers, grace_s, name, told=False)
+    stores = Stores(settings)
+    there = [container for container in containers if stores.containers.find(container)]
+    failed = stop(stores, there, grace_s, name, told=False)
     return start.main([*containers], settings) or failed

@@ -139,8 +139,13 @@ class Stores:
 
     def release(self, container: Container) -> None:
         """Throw away what a removed container needed of an image that was removed before."""
-        if all(image.tree != container.tree for image in self.images.images()):
-            self.images.collect_garbage(self._kept())
+        if container.location or any(i.tree == container.tree for i in self.images.images()):
+            return
+        try:
+            kept = self._kept()
+        except StoreError:  # a broken container, which may need any of it
+            return
+        self.images.collect_garbage(kept)
 
     def _kept(self) -> frozenset[str]:
         """Return the digests, as hex, of what containers need of their images."""

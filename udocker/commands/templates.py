@@ -9,17 +9,32 @@ from __future__ import annotations
 import json
 import re
 
+from udocker import console
 from udocker.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
 _ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
 _WORDS = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
 _PATH = re.compile(r"(\.[A-Za-z0-9_-]+)+|\.")
 _ESCAPES = {"\\t": "\t", "\\n": "\n"}
+
+
+def put_rows(template: str, rows: Iterable[Mapping[str, Any]], titles: Mapping[str, str]) -> None:
+    """Print the template filled with each of the rows, or for `json` the rows.
+
+    `table TEMPLATE` makes columns, parted by tabs, below the titles of the fields. Raises
+    UsageError.
+    """
+    if template.startswith("table "):
+        header, *lines = [fill(template, row).split("\t") for row in (titles, *rows)]
+        console.table(header, lines)
+        return
+    for row in rows:
+        console.put(json.dumps(row) if template == "json" else fill(template, row))
 
 
 def fill(template: str, values: Mapping[str, Any]) -> str:

@@ -145,7 +145,9 @@ NETWORK = (
         "With --network none: a port of the host leads to the container's; else all are.",
         "[[IP:]PORT:]PORT[/udp]",
     ),
-    Option(("-P", "--publish-all"), FLAG, "The same for all ports that the image exposes."),
+    Option(
+        ("-P", "--publish-all", "--netcoop"), FLAG, "The same for all ports that the image exposes."
+    ),
     Option(("--expose",), VALUE, "Add a port to those that the image exposes.", "PORT[/udp]"),
 )
 GPUS = (
