@@ -66,7 +66,7 @@ def test_options_of_udocker_and_docker_are_understood(user):
     assert table[0].split() == ["CONTAINER", "ID", "MODE", "STATUS", "NAMES", "IMAGE", "SIZE"]
     assert [line.split()[1] for line in table[1:]][0] == "-"
     assert "4.1 kB" in table[2]
-    table = ps(user, "-m", "-s", "-p").splitlines()  # -p: as udocker 1.3
+    table = ps(user, "-m", "-s", "--platform").splitlines()
     assert table[0].split()[-2:] == ["SIZE", "PLATFORM"]
     assert all(line.split()[-1].startswith("linux/") for line in table[1:])
 

@@ -64,8 +64,8 @@ PODMAN = """--arch --authfile --cgroup-conf --cgroups --chrootdirs --conmon-pidf
 """Source: podman-run(1), version 4.3, beyond docker's."""
 UDOCKER = """--bindhome --containerauth --cpuset-cpus --device --dri --entrypoint --env --env-file
 --hostauth --hostenv --hostname --kernel --location --name --nobanner --nometa --nosysdirs --novol
---platform --publish --publish-all --pull --rm --user --volume --volumes-from --workdir --dns
---dns-search --httpproxy --index --registry"""
+--netcoop --platform --publish --publish-all --pull --rm --user --volume --volumes-from --workdir
+--dns --dns-search --httpproxy --index --registry"""
 """Source: `udocker run --help`, version 1.3."""
 
 

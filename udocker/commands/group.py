@@ -144,10 +144,8 @@ def main(args: list[str], known: Mapping[str, str]) -> int:
     try:
         result = group.main(args or ["--help"], prog_name="udocker", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):  # click has its own answer to it
-            raise stop.__context__ from None
-        raise
+    except SystemExit as stop:  # click's own answer to a reader that has gone, and to nothing else
+        raise BrokenPipeError from stop
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.Abort:

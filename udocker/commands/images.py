@@ -35,7 +35,13 @@ TITLES = {
 @click.option("--format", "template", metavar="TEMPLATE", help="[table] {{.Repository}}, or json.")
 @click.pass_obj
 def command(
-    settings: Settings, quiet: bool, long: bool, show_platform: bool, template: str | None, **_: Any
+    settings: Settings,
+    /,
+    quiet: bool,
+    long: bool,
+    show_platform: bool,
+    template: str | None,
+    **_: Any,
 ) -> None:
     """List the images that are here."""
     store = Stores(settings).images
