@@ -180,6 +180,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, help="rounds that count (start 20, pull 3, engines 4)")
     parser.add_argument("--store", default="/dev/shm/udocker-bench", metavar="DIR")
     parser.add_argument("--peer-udocker", metavar="PATH", help="a udocker 1.3 to compare with")
+    parser.add_argument("--modes", nargs="+", metavar="MODE", help="engines: these modes only")
     words = parser.parse_args()
     bench = Bench(os.path.abspath(words.store))
     make_image(bench)
@@ -190,7 +191,7 @@ def main() -> None:
         with registry(bench):
             runs = words.runs or {"start": 20, "pull": 3, "engines": 4}[words.what]
             if words.what == "engines":
-                print(*engine_table(ways(bench, words.peer_udocker), runs), sep="\n")
+                print(*engine_table(ways(bench, words.peer_udocker, words.modes), runs), sep="\n")
                 return
             tools = tools_for(bench, words.what, words.peer_udocker)
             print(*table(measured(tools, words.what, runs)), sep="\n")

@@ -31,6 +31,14 @@ NOTHING = ":"
 MODES = ("N1", "N2", "P1", "P2", "F1", "F2", "F3", "F4", "runc", "R2", "R3", "crun", "B1")
 
 
+def own_tree(bench: Bench, name: str) -> str:
+    """Return a copy of the tree that can be written to; device nodes are none of a user's."""
+    tree = bench.fresh(name)
+    copy = 'tar -C "$1" --exclude="./dev/*" -cf - . | tar -C "$2" -xf -'
+    bench.run(["sh", "-c", copy, "sh", bench.tree, tree])
+    return tree
+
+
 class Native(Tool):
     """The same tree without any engine: a user namespace for the right to chroot."""
 
@@ -39,16 +47,12 @@ class Native(Tool):
 
     def prepare(self) -> None:
         """Copy the tree, so that it can be written to."""
-        self._tree = self.bench.fresh("native") + "/tree"
-        # pipes and device nodes are none of a user's business
-        self.bench.run(
-            ["cp", "-r", "--preserve=mode,links,timestamps", self.bench.tree, self._tree]
-        )
+        self._tree = own_tree(self.bench, "native")
 
     def execute(self, script: str) -> None:
         """Run a shell script in the tree."""
-        place = f"--root={self._tree}"
-        self.bench.run(["unshare", "-r", place, "env", "-i", "/bin/sh", "-c", script])
+        enter = 'mount --rbind /dev "$0/dev" && exec chroot "$0" env -i /bin/sh -c "$1"'
+        self.bench.run(["unshare", "-rm", "sh", "-c", enter, self._tree, script])
 
 
 class Way(Udocker):
@@ -82,10 +86,7 @@ class ChRun(Tool):
 
     def prepare(self) -> None:
         """Copy the tree."""
-        self._tree = self.bench.fresh("charliecloud") + "/tree"
-        self.bench.run(
-            ["cp", "-r", "--preserve=mode,links,timestamps", self.bench.tree, self._tree]
-        )
+        self._tree = own_tree(self.bench, "charliecloud")
 
     def execute(self, script: str) -> None:
         """Run a shell script in the tree."""
@@ -100,10 +101,7 @@ class BwrapTree(Tool):
 
     def prepare(self) -> None:
         """Copy the tree."""
-        self._tree = self.bench.fresh("bubblewrap") + "/tree"
-        self.bench.run(
-            ["cp", "-r", "--preserve=mode,links,timestamps", self.bench.tree, self._tree]
-        )
+        self._tree = own_tree(self.bench, "bubblewrap")
 
     def execute(self, script: str) -> None:
         """Run a shell script in the tree."""
@@ -141,17 +139,19 @@ class OlderContainer(OlderUdocker):
         self._udocker("run", "--nobanner", "bench", "/bin/sh", "-c", script)
 
 
-def ways(bench: Bench, older: str | None) -> list[Tool]:
-    """Return all engines and their peers, the native tree first."""
+def ways(bench: Bench, older: str | None, modes: Sequence[str]) -> list[Tool]:
+    """Return engines and their peers, the native tree first."""
     others = [OlderContainer(bench, older, mode) for mode in ("P1", "F3")] if older else []
     peers = [BwrapTree(bench), ChRun(bench), PodmanContainer(bench)]
-    return [Native(bench), *(Way(bench, mode) for mode in MODES), *peers, *others]
+    return [Native(bench), *(Way(bench, mode) for mode in modes or MODES), *peers, *others]
 
 
 def engine_table(tools: Sequence[Tool], runs: int) -> Iterator[str]:
     """Measure, and yield the lines of the table."""
     here = [tool for tool in tools if tool.is_there()]
     refused = {tool.name: reason for tool in here if (reason := prepared(tool))}
+    if "native" in refused:
+        raise Refused(f"native: {refused['native']}")
     able = [tool for tool in here if tool.name not in refused]
     times = {tool.name: {name: [] for name in ("start", *WORK)} for tool in able}
     for number in range(runs):
