@@ -10,8 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from udocker.reference import Reference
-    from udocker.registry.client import Client
+    from udocker.transfer.source import Source
 
 MAX_LAYERS = 4096
 MAX_NESTING = 4
@@ -28,22 +27,22 @@ class Resolved:
     source: Digest
 
 
-def resolve(client: Client, reference: Reference, platform: Platform) -> Resolved:
-    """Return the manifest that `reference` has for `platform`. Raises ImageNotFound if none."""
-    descriptor, data = client.manifest(reference)
-    source = descriptor.digest
+def resolve(source: Source, platform: Platform) -> Resolved:
+    """Return the manifest that `source` has for `platform`. Raises ImageNotFound if none."""
+    descriptor, data = source.document()
+    named = descriptor.digest
     for _ in range(MAX_NESTING):
         if descriptor.media_type not in INDEX_TYPES:
             manifest = Manifest.from_bytes(data, descriptor.media_type)
             if len(manifest.layers) > MAX_LAYERS:
-                raise InvalidDocument(f"{reference} has more than {MAX_LAYERS} layers")
-            return Resolved(descriptor, data, manifest, source)
-        chosen = choose(Index.from_bytes(data).manifests, platform, str(reference))
-        descriptor, data = client.manifest(reference, chosen.digest)
+                raise InvalidDocument(f"{source.name} has more than {MAX_LAYERS} layers")
+            return Resolved(descriptor, data, manifest, named)
+        chosen = choose(Index.from_bytes(data).manifests, platform, source.name)
+        descriptor, data = source.document(chosen.digest)
         descriptor = replace(descriptor, platform=chosen.platform)
         if len(data) != chosen.size_bytes:
-            raise InvalidDocument(f"{reference}: manifest {chosen.digest} has another size")
-    raise InvalidDocument(f"{reference}: indexes nested more than {MAX_NESTING} deep")
+            raise InvalidDocument(f"{source.name}: manifest {chosen.digest} has another size")
+    raise InvalidDocument(f"{source.name}: indexes nested more than {MAX_NESTING} deep")
 
 
 def choose(entries: Iterable[Descriptor], platform: Platform, name: str) -> Descriptor:

@@ -1,0 +1,117 @@
+"""An image from any source into the store: its documents, its layers side by side, its name."""
+
+from __future__ import annotations
+
+from udocker import console, disk
+from udocker.errors import IntegrityError, InvalidDocument
+from udocker.oci import MAX_DOCUMENT_BYTES, Digest, ImageConfig
+from udocker.transfer.build import TreeBuilder
+from udocker.transfer.fetch import LayerFetcher
+from udocker.transfer.resolve import Resolved, resolve
+from udocker.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from udocker.images.store import Image, ImageStore
+    from udocker.oci import Descriptor, Platform
+    from udocker.reference import Reference
+    from udocker.settings import Settings
+    from udocker.transfer.source import Source
+
+
+class Ingest:
+    """Brings one image. `strict` refuses one that does not run on `platform`.
+
+    The caller holds `store.using()`, so that nothing is thrown away meanwhile.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: ImageStore,
+        source: Source,
+        platform: Platform,
+        *,
+        strict: bool,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._source = source
+        self._platform = platform
+        self._strict = strict
+
+    def run(self, reference: Reference) -> Image:
+        """Bring the image, verify it, make its tree and let `reference` name it."""
+        resolved = resolve(self._source, self._platform)
+        config = self._bring_config(resolved)
+        self._check_platform(config)
+        self._bring_layers(resolved, config)
+        return self._name(reference, resolved, config)
+
+    def _bring_config(self, resolved: Resolved) -> ImageConfig:
+        descriptor = resolved.manifest.config
+        algorithm = descriptor.digest.algorithm
+        data = disk.read(self._store.blobs.path(descriptor.digest), MAX_DOCUMENT_BYTES)
+        if data is None or Digest.of(data, algorithm) != descriptor.digest:
+            data = self._bring_document(descriptor)
+        config = ImageConfig.from_bytes(data)
+        if len(config.diff_ids) != len(resolved.manifest.layers):
+            raise InvalidDocument(
+                f"{self._source.name}: {len(resolved.manifest.layers)} layers, "
+                f"but the config names {len(config.diff_ids)}"
+            )
+        self._store.blobs.put(data, algorithm)
+        return config
+
+    def _bring_document(self, descriptor: Descriptor) -> bytes:
+        name = self._source.name
+        if descriptor.size_bytes > MAX_DOCUMENT_BYTES:
+            size = descriptor.size_bytes
+            raise InvalidDocument(f"{name}: config of {size} bytes is too large")
+        data = b"".join(self._source.blob(descriptor))
+        found = Digest.of(data, descriptor.digest.algorithm)
+        if found != descriptor.digest:
+            raise IntegrityError(f"{name}: config {descriptor.digest} came as {found}")
+        return data
+
+    def _download_in_worker(self, blob: Descriptor, offset: int) -> Iterator[bytes]:
+        self._source.reopen()  # a process that was forked must not use its parent's connections
+        return self._source.blob(blob, offset)
+
+    def _check_platform(self, config: ImageConfig) -> None:
+        """Say when a program cannot run here as it is; refuse when a platform was asked for."""
+        if self._platform.runs(config.platform):
+            return
+        message = f"{self._source.name} is an image for {config.platform}, not for {self._platform}"
+        if self._strict:
+            raise InvalidDocument(message)
+        console.warn(message)
+
+    def _bring_layers(self, resolved: Resolved, config: ImageConfig) -> None:
+        """Bring all layers and make the tree, unless another process is just doing the same."""
+        lock = self._store.lock(f"tree-{config.chain_id.hex}")
+        fetcher = LayerFetcher(self._store.blobs, self._download_in_worker)
+        try:
+            if not lock.acquire(wait=False):
+                self._tell(f"waiting for another pull of {self._source.name}")
+                lock.acquire()
+            builder = TreeBuilder(self._settings, self._store, fetcher)
+            left_out = builder.make(resolved.manifest.layers, config)
+        finally:
+            lock.discard()
+        if left_out:
+            listed = ", ".join(f"{what} ({count})" for what, count in left_out)
+            self._tell(f"left out, for only root can make them: {listed}")
+
+    def _name(self, reference: Reference, resolved: Resolved, config: ImageConfig) -> Image:
+        descriptor = resolved.descriptor
+        self._store.blobs.put(resolved.data, descriptor.digest.algorithm)
+        if descriptor.platform is None:
+            descriptor = replace(descriptor, platform=config.platform)
+        return self._store.add(reference, descriptor, resolved.source, config.chain_id)
+
+    def _tell(self, text: str) -> None:
+        if not self._settings.quiet:
+            console.say(text)
