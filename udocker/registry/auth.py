@@ -18,6 +18,8 @@ from udocker.values import dataclass
 
 DEFAULT_TOKEN_LIFE_S = 60
 """Source: distribution, docs/spec/auth/token.md, `expires_in`."""
+PULL, PUSH = "pull", "pull,push"
+"""What is to be done in a repository, in the words of token servers."""
 
 _MAX_TOKEN_CHARACTERS = 1 << 16
 _MAX_TOKEN_LIFE_S = 86400
@@ -120,15 +122,17 @@ class Authorizer:
         self._host = host
         self._find_credentials = find_credentials
         self._ask = ask
-        self._challenges: dict[str, Challenge] = {}
+        self._challenges: dict[tuple[str, str], Challenge] = {}
         self._tokens: dict[tuple[str, ...], tuple[Token, float]] = {}
 
-    def header(self, repository: str, subject: str) -> str | None:
+    def header(self, repository: str, subject: str, access: str = PULL) -> str | None:
         """Return what met a repository's last challenge, with a token that is still good."""
-        challenge = self._challenges.get(repository)
-        return self._respond(challenge, repository, subject) if challenge else None
+        challenge = self._challenges.get((repository, access))
+        return self._respond(challenge, repository, subject, access) if challenge else None
 
-    def meet(self, www_authenticate: str, repository: str, subject: str) -> str | None:
+    def meet(
+        self, www_authenticate: str, repository: str, subject: str, access: str = PULL
+    ) -> str | None:
         """Return what meets the challenge of a 401, None where no known scheme is offered.
 
         `subject` names in messages what was asked for. Raises AccessDenied without credentials.
@@ -137,21 +141,21 @@ class Authorizer:
         known = [c for scheme in ("bearer", "basic") for c in offered if c.scheme == scheme]
         if not known:
             return None
-        self._challenges[repository] = known[0]
+        self._challenges[repository, access] = known[0]
         # The token in hand, if any, has just been refused.
-        self._tokens.pop(_token_key(known[0], repository), None)
-        return self._respond(known[0], repository, subject)
+        self._tokens.pop(_token_key(known[0], repository, access), None)
+        return self._respond(known[0], repository, subject, access)
 
-    def _respond(self, challenge: Challenge, repository: str, subject: str) -> str:
+    def _respond(self, challenge: Challenge, repository: str, subject: str, access: str) -> str:
         if challenge.scheme == "bearer":
-            return f"Bearer {self._token(challenge, repository, subject)}"
+            return f"Bearer {self._token(challenge, repository, subject, access)}"
         credentials = self._find_credentials(repository)
         if not credentials or not credentials.username:
             raise denied(f"{subject}: {self._host} wants a user and a password", self._host)
         return credentials.basic
 
-    def _token(self, challenge: Challenge, repository: str, subject: str) -> str:
-        key = _token_key(challenge, repository)
+    def _token(self, challenge: Challenge, repository: str, subject: str, access: str) -> str:
+        key = _token_key(challenge, repository, access)
         if key in self._tokens:
             token, end = self._tokens[key]
             if time.monotonic() < end:
@@ -176,8 +180,11 @@ class Authorizer:
         return self._ask(f"{realm}{'&' if '?' in realm else '?'}{query}", headers, None, subject)
 
 
-def _token_key(challenge: Challenge, repository: str) -> tuple[str, ...]:
+def _token_key(challenge: Challenge, repository: str, access: str) -> tuple[str, ...]:
     """Return realm, service and scopes: what a token is good for."""
-    default = (f"repository:{repository}:pull",) if repository else ()
-    scopes = challenge.scopes or default
+    scopes = challenge.scopes
+    own = f"repository:{repository}:"
+    if repository and (access == PUSH or not scopes):
+        # A challenge to a reading request asks for less than the writing ones after it need.
+        scopes = (own + access, *(scope for scope in scopes if not scope.startswith(own)))
     return challenge.parameter("realm"), challenge.parameter("service"), *scopes

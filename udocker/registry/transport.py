@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
 from udocker import __version__
 from udocker.errors import ImageNotFound, RegistryError
-from udocker.registry.auth import Authorizer
+from udocker.registry.auth import PULL, Authorizer
 from udocker.registry.credentials import Credentials
 from udocker.registry.faults import (
     Unavailable,
@@ -33,9 +33,19 @@ from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeVar
+    from typing import Protocol, TypeVar
 
     T = TypeVar("T")
+
+    class Body(Protocol):
+        """What a request brings, of a known length of 1 or more, from its start at every turn."""
+
+        def __len__(self) -> int:
+            """Return the length in bytes."""
+
+        def __iter__(self) -> Iterator[bytes]:
+            """Yield all bytes."""
+
 
 CHUNK_BYTES = 256 << 10
 MAX_REDIRECTS = 10
@@ -74,12 +84,16 @@ class Request:
 
     method: str
     path: str
-    """Path and query below the registry's host; begins with `/v2/`."""
+    """Path and query below the registry's host; or a whole address that the registry gave."""
     repository: str
     subject: str
     headers: tuple[tuple[str, str], ...] = ()
     accepted: tuple[int, ...] = (200,)
     """Status codes that are an answer; every other one is an error."""
+    access: str = PULL
+    body: bytes | Body | None = None
+    repeatable: bool = True
+    """Sent again after a failure that may pass; else that is for the caller to judge."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,9 @@ class Answer:
 
     headers: Mapping[str, str]
     body: bytes
+    status: int = 200
+    url: str = ""
+    """Who answered: what a `Location` is relative to."""
 
 
 class Response:
@@ -195,9 +212,10 @@ class Transport:
 
         def attempt() -> Answer:
             with self._answered(request) as response:
-                return Answer(response.headers, response.read(limit_bytes))
+                body = response.read(limit_bytes)
+                return Answer(response.headers, body, response.status, response.url)
 
-        return self._retrying(attempt)
+        return self._retrying(attempt) if request.repeatable else attempt()
 
     def open(self, request: Request) -> Response:
         """Return an answer whose body is to be read, trying again while that may help."""
@@ -228,7 +246,8 @@ class Transport:
 
     def _answered(self, request: Request) -> Response:
         """Ask once, with credentials where the registry wants them. Raises what is not accepted."""
-        authorizer, names = self._authorizer, (request.repository, request.subject)
+        authorizer = self._authorizer
+        names = (request.repository, request.subject, request.access)
         response = self._send(request, authorizer.header(*names))
         if response.status == 401 and self._is_own(response.url):
             header = authorizer.meet(response.headers.get("WWW-Authenticate", ""), *names)
@@ -270,11 +289,15 @@ class Transport:
 
     def _send(self, request: Request, authorization: str | None) -> Response:
         headers = dict(request.headers)
-        if authorization:
+        whole = not request.path.startswith("/")
+        if authorization and (not whole or self._is_own(request.path)):
             headers["Authorization"] = authorization
+        if whole:
+            return self._follow(request.method, request.path, headers, request.body)
         if len(self._bases) > 1:
             return self._first_contact(request, headers)
-        return self._follow(request.method, self._bases[0] + request.path, headers)
+        url = self._bases[0] + request.path
+        return self._follow(request.method, url, headers, request.body)
 
     def _first_contact(self, request: Request, headers: dict[str, str]) -> Response:
         """Send a request and learn from it whether the registry speaks http or https."""
@@ -282,7 +305,8 @@ class Transport:
         doubtful: Response | None = None
         for base in self._bases:
             try:
-                response = self._follow(request.method, base + request.path, headers)
+                url = base + request.path
+                response = self._follow(request.method, url, headers, request.body)
             except RegistryError as error:
                 failures.append(error)
                 continue
@@ -299,11 +323,27 @@ class Transport:
             return doubtful
         raise (told or failures)[0]
 
-    def _follow(self, method: str, url: str, headers: dict[str, str]) -> Response:
+    def address(self, answer: Answer) -> str:
+        """Return where an answer's `Location` says that work goes on.
+
+        A registry behind a proxy may not know that it is spoken to by https: it is, then, still.
+        Raises RegistryError where there is no such header, or it leads to what is no web address.
+        """
+        location = answer.headers.get("Location")
+        if not location:
+            raise RegistryError(f"{shown(answer.url)}: the answer does not say where to go on")
+        target, came = split(join(answer.url, location)), split(answer.url)
+        if (target.scheme, came.scheme) == ("http", "https") and target.hostname == came.hostname:
+            target = target._replace(scheme="https", netloc=came.netloc)
+        return self._redirected(answer.url, target.geturl())
+
+    def _follow(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | Body | None = None
+    ) -> Response:
         """Send a request and follow redirects; only the first host sees `Authorization`."""
         first = origin(url)
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._exchange(method, url, headers)
+            response = self._exchange(method, url, headers, body)
             if response.redirect is None:
                 return response
             response.drain()
@@ -326,7 +366,7 @@ class Transport:
         method: str,
         url: str,
         headers: Mapping[str, str],
-        form: Mapping[str, str] | None = None,
+        data: Mapping[str, str] | bytes | Body | None = None,
     ) -> Response:
         """Send one request and return what comes. Foreign exceptions end here."""
         self.requests += 1
@@ -336,7 +376,7 @@ class Transport:
                 method,
                 url,
                 headers=dict(headers),
-                data=form,
+                data=data,
                 stream=True,
                 allow_redirects=False,
                 timeout=(patience.connect_timeout_s, patience.read_timeout_s),
