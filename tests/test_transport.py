@@ -6,15 +6,18 @@ import json
 import ssl
 import time
 from email.utils import formatdate
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from registries import PASSWORD, USER, Reply, Server, Tls
 
 from udocker.errors import AccessDenied, ImageNotFound, RegistryError, UdockerError, UsageError
+from udocker.registry.auth import scope
 from udocker.registry.credentials import Credentials
 from udocker.registry.faults import Unavailable, refusal, seconds
 from udocker.registry.route import Route, is_loopback, shown
 from udocker.registry.transport import Patience, Request, Transport
+from udocker.values import replace
 
 QUICK = Patience(
     attempts=3,
@@ -362,6 +365,85 @@ def test_an_identity_token_is_posted():
     assert b"grant_type=refresh_token" in posted.body
     assert b"refresh_token=refresh+me" in posted.body
     assert posted.headers["Authorization"] is None
+
+
+class Particular(Server):
+    """A registry whose tokens are their scopes, and which wants `needed` whatever it said."""
+
+    needed = "repository:a:pull,push"
+
+    def reply(self, asked):
+        if asked.path.startswith("/token"):
+            scopes = " ".join(parse_qs(urlsplit(asked.path).query)["scope"])
+            return Reply(body=json.dumps({"token": scopes.replace(" ", "+")}).encode())
+        sent = asked.headers["Authorization"]
+        if sent is None:
+            return Reply(401, self.challenge("repository:a:pull"))
+        if self.needed in sent:
+            return OK
+        return Reply(403, self.challenge(self.needed, ',error="insufficient_scope"'))
+
+    def challenge(self, scope, more=""):
+        return {"WWW-Authenticate": f'Bearer realm="{self.url}/token",scope="{scope}"{more}'}
+
+
+def test_a_token_of_too_narrow_a_scope_is_replaced_once():
+    with Particular() as server:
+        client = transport(server.host)
+        assert body(client) == b"fine"
+        assert len(server.paths()) == 5
+        assert body(client) == b"fine"
+        assert len(server.paths()) == 6
+        server.needed = "repository:other:pull"
+        assert body(client) == b"fine"
+        server.needed = "never"
+        server.challenge = lambda scope, more="": Particular.challenge(server, "x", more)
+        with pytest.raises(AccessDenied):
+            body(client)
+
+
+def test_a_request_names_scopes_of_its_own():
+    with Particular() as server:
+        client = transport(server.host)
+        wide = replace(ASK, access="pull,push", scopes=(scope("b", "pull"),))
+        assert body(client, wide) == b"fine"
+        assert server.paths()[1].endswith(
+            "scope=repository%3Aa%3Apull%2Cpush&scope=repository%3Ab%3Apull"
+        )
+        assert body(client, wide) == b"fine"
+        assert len(server.paths()) == 4
+
+
+@pytest.mark.parametrize("missing", [404, 405])
+@pytest.mark.parametrize(
+    ("credentials", "methods", "sent"),
+    [
+        (Credentials(USER, PASSWORD), ["GET", "POST"], b"grant_type=password&username=alice"),
+        (Credentials(USER, PASSWORD, "refresh"), ["POST", "GET"], b""),
+    ],
+)
+def test_a_token_server_is_asked_in_the_way_that_it_knows(missing, credentials, methods, sent):
+    with Guarded() as server:
+        answer = server.reply
+
+        def reply(asked):
+            if asked.path.startswith("/token") and asked.method == methods[0]:
+                return Reply(missing)
+            return answer(asked)
+
+        server.reply = reply
+        assert body(transport(server.host, credentials)) == b"fine"
+        tokens = [asked for asked in server.asked if asked.path.startswith("/token")]
+    assert [asked.method for asked in tokens] == methods
+    assert sent in tokens[1].body
+    assert PASSWORD not in tokens[1].path
+
+
+def test_a_token_of_the_registry_is_used_as_it_is():
+    with Guarded() as server:
+        server.given = 7
+        assert body(transport(server.host, Credentials("", registry_token="t7"))) == b"fine"
+        assert server.given == 7
 
 
 @pytest.mark.parametrize("realm", ["http://192.0.2.1/token", "ftp://127.0.0.1/", "", "http://["])

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from udocker import fastjson
 from udocker.errors import RegistryError
 from udocker.registry.credentials import Credentials
-from udocker.registry.faults import denied
+from udocker.registry.faults import NoSuchMethod, denied
 from udocker.values import dataclass
 
 DEFAULT_TOKEN_LIFE_S = 60
@@ -107,6 +107,30 @@ def _life_s(value: object) -> float:
     return min(value, _MAX_TOKEN_LIFE_S)
 
 
+@dataclass(frozen=True)
+class Access:
+    """What a request is about, and the access that it needs."""
+
+    repository: str
+    """Empty for the registry as a whole."""
+    subject: str
+    """Names in messages what was asked for."""
+    actions: str = PULL
+    """Of these, more than `pull` is asked for even where the registry's challenge is for less."""
+    scopes: tuple[str, ...] = ()
+    """Further scopes to ask for, of other repositories say; see `scope`."""
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """What tells this access from others of the same registry."""
+        return self.repository, self.actions, *self.scopes
+
+
+def scope(repository: str, actions: str) -> str:
+    """Return the scope for actions, such as `pull,push`, on a repository."""
+    return f"repository:{repository}:{actions}"
+
+
 class Authorizer:
     """The `Authorization` headers for one registry: remembers challenges and tokens.
 
@@ -122,69 +146,105 @@ class Authorizer:
         self._host = host
         self._find_credentials = find_credentials
         self._ask = ask
-        self._challenges: dict[tuple[str, str], Challenge] = {}
+        self._challenges: dict[tuple[str, ...], Challenge] = {}
         self._tokens: dict[tuple[str, ...], tuple[Token, float]] = {}
 
-    def header(self, repository: str, subject: str, access: str = PULL) -> str | None:
-        """Return what met a repository's last challenge, with a token that is still good."""
-        challenge = self._challenges.get((repository, access))
-        return self._respond(challenge, repository, subject, access) if challenge else None
+    def header(self, access: Access) -> str | None:
+        """Return what met the last challenge for such access, with a token that is still good."""
+        challenge = self._challenges.get(access.kind)
+        return self._respond(challenge, access) if challenge else None
 
-    def meet(
-        self, www_authenticate: str, repository: str, subject: str, access: str = PULL
-    ) -> str | None:
+    def meet(self, www_authenticate: str, access: Access) -> str | None:
         """Return what meets the challenge of a 401, None where no known scheme is offered.
 
-        `subject` names in messages what was asked for. Raises AccessDenied without credentials.
+        Raises AccessDenied without credentials.
         """
         offered = parse_challenges(www_authenticate)
         known = [c for scheme in ("bearer", "basic") for c in offered if c.scheme == scheme]
         if not known:
             return None
-        self._challenges[repository, access] = known[0]
+        self._challenges[access.kind] = known[0]
         # The token in hand, if any, has just been refused.
-        self._tokens.pop(_token_key(known[0], repository, access), None)
-        return self._respond(known[0], repository, subject, access)
+        self._tokens.pop(_token_key(known[0], access), None)
+        return self._respond(known[0], access)
 
-    def _respond(self, challenge: Challenge, repository: str, subject: str, access: str) -> str:
+    def _respond(self, challenge: Challenge, access: Access) -> str:
         if challenge.scheme == "bearer":
-            return f"Bearer {self._token(challenge, repository, subject, access)}"
-        credentials = self._find_credentials(repository)
+            return f"Bearer {self._token(challenge, access)}"
+        credentials = self._find_credentials(access.repository)
         if not credentials or not credentials.username:
-            raise denied(f"{subject}: {self._host} wants a user and a password", self._host)
+            raise denied(f"{access.subject}: {self._host} wants a user and a password", self._host)
         return credentials.basic
 
-    def _token(self, challenge: Challenge, repository: str, subject: str, access: str) -> str:
-        key = _token_key(challenge, repository, access)
+    def _token(self, challenge: Challenge, access: Access) -> str:
+        credentials = self._find_credentials(access.repository)
+        if credentials and credentials.registry_token:
+            return credentials.registry_token
+        key = _token_key(challenge, access)
         if key in self._tokens:
             token, end = self._tokens[key]
             if time.monotonic() < end:
                 return token.secret
         asked = time.monotonic()
-        token = Token.from_json(self._fetch(key, repository, subject))
+        token = Token.from_json(self._fetch(key, credentials, access.subject))
         margin_s = min(_MARGIN_S, token.life_s / 5)
         self._tokens[key] = (token, asked + token.life_s - margin_s)
         return token.secret
 
-    def _fetch(self, key: tuple[str, ...], repository: str, subject: str) -> bytes:
-        """Ask the token server. Source: distribution, docs/spec/auth/token.md and oauth.md."""
+    def _fetch(self, key: tuple[str, ...], credentials: Credentials | None, subject: str) -> bytes:
+        """Ask the token server. Source: distribution, docs/spec/auth/token.md and oauth.md.
+
+        A password goes by GET, which nearly all understand; what one way is not there for
+        (404, 405) goes the other.
+        """
+        if credentials and credentials.identity_token:
+            try:
+                return self._post(key, credentials, subject)
+            except NoSuchMethod:
+                if not credentials.username:
+                    raise
+        try:
+            return self._get(key, credentials, subject)
+        except NoSuchMethod:
+            if not credentials:
+                raise
+        return self._post(key, credentials, subject)
+
+    def _get(self, key: tuple[str, ...], credentials: Credentials | None, subject: str) -> bytes:
         realm, service, *scopes = key
         fields = [("service", service)] if service else []
-        credentials = self._find_credentials(repository)
-        if credentials and credentials.identity_token:
-            fields += [("grant_type", "refresh_token"), ("client_id", "udocker")]
-            fields += [("scope", " ".join(scopes)), ("refresh_token", credentials.identity_token)]
-            return self._ask(realm, {}, dict(fields), subject)
-        query = urlencode(fields + [("scope", scope) for scope in scopes])
+        query = urlencode(fields + [("scope", text) for text in scopes])
         headers = {"Authorization": credentials.basic} if credentials else {}
         return self._ask(f"{realm}{'&' if '?' in realm else '?'}{query}", headers, None, subject)
 
+    def _post(self, key: tuple[str, ...], credentials: Credentials, subject: str) -> bytes:
+        realm, service, *scopes = key
+        form = {"service": service} if service else {}
+        form.update(client_id="udocker", scope=" ".join(scopes))
+        if credentials.identity_token:
+            form.update(grant_type="refresh_token", refresh_token=credentials.identity_token)
+        else:
+            form.update(grant_type="password", username=credentials.username)
+            form.update(password=credentials.password)
+        return self._ask(realm, {}, form, subject)
 
-def _token_key(challenge: Challenge, repository: str, access: str) -> tuple[str, ...]:
+
+def _token_key(challenge: Challenge, access: Access) -> tuple[str, ...]:
     """Return realm, service and scopes: what a token is good for."""
-    scopes = challenge.scopes
-    own = f"repository:{repository}:"
-    if repository and (access == PUSH or not scopes):
+    scopes = (*challenge.scopes, *access.scopes)
+    if access.repository and (access.actions != PULL or not scopes):
         # A challenge to a reading request asks for less than the writing ones after it need.
-        scopes = (own + access, *(scope for scope in scopes if not scope.startswith(own)))
-    return challenge.parameter("realm"), challenge.parameter("service"), *scopes
+        scopes = (scope(access.repository, access.actions), *scopes)
+    return challenge.parameter("realm"), challenge.parameter("service"), *_joined(scopes)
+
+
+def _joined(scopes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the scopes with the actions on one thing in one of them."""
+    actions: dict[str, dict[str, None]] = {}
+    for text in scopes:
+        thing, colon, listed = text.rpartition(":")
+        words = listed.split(",") if colon else ()
+        actions.setdefault(thing if colon else text, {}).update(dict.fromkeys(words))
+    return tuple(
+        f"{thing}:{','.join(words)}" if words else thing for thing, words in actions.items()
+    )

@@ -37,6 +37,8 @@ class Credentials:
     password: str = ""
     identity_token: str = ""
     """OAuth2 refresh token; where there is one, the password is not used."""
+    registry_token: str = ""
+    """Bearer token that is used as it is; no token server is asked."""
 
     @property
     def basic(self) -> str:

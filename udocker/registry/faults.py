@@ -42,6 +42,10 @@ class Unreachable(RegistryError):
     """Nobody is there, or nobody who speaks the protocol."""
 
 
+class NoSuchMethod(RegistryError):
+    """The server has nothing at this address for this method (404, 405, 501)."""
+
+
 def no_answer(url: str, cause: BaseException) -> RegistryError:
     """Return the error for a request that nobody answered, because of `cause`."""
     text = f"{shown(url)}: no answer: {reason(cause)}"

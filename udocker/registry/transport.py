@@ -19,9 +19,10 @@ from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
 from udocker import __version__
 from udocker.errors import ImageNotFound, RegistryError
-from udocker.registry.auth import PULL, Authorizer
+from udocker.registry.auth import PULL, Access, Authorizer, parse_challenges
 from udocker.registry.credentials import Credentials
 from udocker.registry.faults import (
+    NoSuchMethod,
     Unavailable,
     Unreachable,
     no_answer,
@@ -91,6 +92,9 @@ class Request:
     accepted: tuple[int, ...] = (200,)
     """Status codes that are an answer; every other one is an error."""
     access: str = PULL
+    """The actions that a token must allow, such as `pull,push`."""
+    scopes: tuple[str, ...] = ()
+    """Further scopes of it, for other repositories; see `auth.scope`."""
     body: bytes | Body | None = None
     repeatable: bool = True
     """Sent again after a failure that may pass; else that is for the caller to judge."""
@@ -246,14 +250,15 @@ class Transport:
 
     def _answered(self, request: Request) -> Response:
         """Ask once, with credentials where the registry wants them. Raises what is not accepted."""
-        authorizer = self._authorizer
-        names = (request.repository, request.subject, request.access)
-        response = self._send(request, authorizer.header(*names))
-        if response.status == 401 and self._is_own(response.url):
-            header = authorizer.meet(response.headers.get("WWW-Authenticate", ""), *names)
-            if header:
-                response.drain()
-                response = self._send(request, header)
+        access = Access(request.repository, request.subject, request.access, request.scopes)
+        response = self._send(request, self._authorizer.header(access))
+        for needed in (_wants_authorization, _wants_more_scope):
+            if needed(response) and self._is_own(response.url):
+                challenge = response.headers.get("WWW-Authenticate", "")
+                header = self._authorizer.meet(challenge, access)
+                if header:
+                    response.drain()
+                    response = self._send(request, header)
         if response.status in request.accepted:
             return response
         error = _failure(response, request.subject)
@@ -273,7 +278,10 @@ class Transport:
         with response:
             if response.status == 200:
                 return response.read(MAX_TOKEN_ANSWER_BYTES)
-            raise _failure(response, subject)
+            error = _failure(response, subject)
+            if response.status in (404, 405, 501):
+                raise NoSuchMethod(f"{error.message}, which is its token server")
+            raise error
 
     def _check_realm(self, realm: str) -> None:
         """Refuse a token server that would be sent credentials, or send tokens, in clear text."""
@@ -419,6 +427,18 @@ def _failure(response: Response, subject: str) -> RegistryError | ImageNotFound:
     host = split(response.url).netloc
     retry_after = response.headers.get("Retry-After", "")
     return refusal(subject, host, response.status, response.drain(), retry_after)
+
+
+def _wants_authorization(response: Response) -> bool:
+    return response.status == 401 or _wants_more_scope(response)
+
+
+def _wants_more_scope(response: Response) -> bool:
+    """Tell whether a token was good, but not for this. Source: RFC 6750, section 3.1."""
+    if response.status not in (401, 403):
+        return False
+    offered = parse_challenges(response.headers.get("WWW-Authenticate", ""))
+    return any(c.parameter("error") == "insufficient_scope" for c in offered)
 
 
 def _root_cause(error: Exception) -> BaseException:
