@@ -132,6 +132,9 @@ class Server:
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(tls.certificate, tls.key)
+            if tls.clients:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(tls.clients)
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.port = self._server.server_address[1]
         self.host = f"127.0.0.1:{self.port}"
@@ -267,10 +270,14 @@ def body(function):
 
 @dataclass
 class Tls:
-    """A key and a certificate for 127.0.0.1 that signs itself."""
+    """A key and a certificate for 127.0.0.1 that signs itself.
+
+    `clients`: a server lets in who shows a certificate that is in this file.
+    """
 
     key: str
     certificate: str
+    clients: str = ""
 
     @staticmethod
     def make(directory):

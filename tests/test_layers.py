@@ -46,8 +46,8 @@ LAYERS = (
 )
 GATES = {
     "click": ("udocker.cli", "udocker.commands.*"),
-    "requests": ("udocker.registry.transport",),
-    "urllib3": ("udocker.registry.transport",),  # what requests is made of
+    "requests": ("udocker.registry.connection",),
+    "urllib3": ("udocker.registry.connection",),  # what requests is made of
     "elftools": ("udocker.host.elf",),
     "psutil": ("udocker.host.processes",),
     "pynvml": ("udocker.nvidia.nvml",),
@@ -279,7 +279,7 @@ def test_the_rule_of_layers_tells_good_from_bad(importer, target, fault):
 @pytest.mark.parametrize(
     ("importer", "target", "allowed"),
     [
-        ("udocker.registry.transport", "requests.adapters", True),
+        ("udocker.registry.connection", "requests.adapters", True),
         ("udocker.registry.client", "requests", False),
         ("udocker.commands.run", "click", True),
         ("udocker.commands_of_mine", "click", False),

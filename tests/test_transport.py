@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-import ssl
+import socket
+import subprocess
+import sys
+import threading
 import time
 from email.utils import formatdate
 from urllib.parse import parse_qs, urlsplit
@@ -13,10 +16,12 @@ from registries import PASSWORD, USER, Reply, Server, Tls
 
 from udocker.errors import AccessDenied, ImageNotFound, RegistryError, UdockerError, UsageError
 from udocker.registry.auth import scope
+from udocker.registry.connection import Trust
 from udocker.registry.credentials import Credentials
-from udocker.registry.faults import Unavailable, refusal, seconds
+from udocker.registry.faults import Unavailable, limits_told, refusal, seconds
+from udocker.registry.patience import Pace, Patience
 from udocker.registry.route import Route, is_loopback, shown
-from udocker.registry.transport import Patience, Request, Transport
+from udocker.registry.transport import Request, Transport
 from udocker.values import replace
 
 QUICK = Patience(
@@ -91,6 +96,91 @@ def test_a_connection_that_is_cut_or_silent_is_tried_again():
     ]
     with Server(in_turn(*replies)) as server:
         assert body(transport(server.host)) == long
+
+
+class Trickle(Server):
+    """Sends a body of `count` parts with a pause before each."""
+
+    part, count, pause_s = b"x", 400, 0.01
+
+    def send(self, handler, reply):
+        whole = self.part * self.count
+        headers = {**reply.headers, "Content-Length": str(len(whole))}
+        super().send(handler, Reply(reply.status, headers, b""))
+        for _ in range(self.count):
+            time.sleep(self.pause_s)
+            handler.wfile.write(self.part)
+
+
+SHORT = replace(QUICK, attempts=2, window_s=0.2, least_bytes_per_s=5000.0)
+
+
+def test_a_connection_that_trickles_is_dead_and_a_slow_one_is_not():
+    with Trickle() as server, pytest.raises(Unavailable, match="hardly anything"):
+        body(transport(server.host, patience=SHORT))
+    assert len(server.asked) == SHORT.attempts
+    with Trickle() as slow:
+        slow.part, slow.count = b"y" * 500, 60
+        assert body(transport(slow.host, patience=SHORT)) == b"y" * 30_000
+        assert len(slow.asked) == 1
+
+
+def test_time_that_the_reader_takes_does_not_count():
+    pace = Pace(SHORT)
+    assert not pace.is_dead(0.1, 1)
+    assert pace.is_dead(0.1, 1)
+    assert not pace.is_dead(0.2, 9999)
+    assert not pace.is_dead(0.1, 0)
+
+
+def test_a_long_wait_is_told_with_its_reason(capsys):
+    error = Unavailable("quay.io answers 429")
+    QUICK.wait(1, error)
+    assert capsys.readouterr().err == ""
+    replace(QUICK, told_from_s=0).wait(1, error)
+    assert capsys.readouterr().err == "udocker: note: quay.io answers 429; trying again in 0 s\n"
+
+
+def test_the_limit_of_a_registry_is_told_with_its_refusal():
+    limits = {
+        "RateLimit-Limit": "100;w=21600",
+        "RateLimit-Remaining": "0;w=21600",
+        "Docker-RateLimit-Source": "192.0.2.7",
+    }
+    with Server(lambda asked: Reply(429, limits)) as server, pytest.raises(Unavailable) as caught:
+        body(transport(server.host))
+    assert "pulls left for 192.0.2.7: 0 of 100 in 6 hours" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("limit", "left", "words"),
+    [
+        ("100;w=21600", "76;w=21600", "pulls left: 76 of 100 in 6 hours"),
+        ("100", "", "pulls left: ? of 100"),
+        ("", "3", "pulls left: 3 of ?"),
+        ("100;w=\u0661", "x\x1b[2J", "pulls left: x [2J of 100"),
+        ("", "", ""),
+    ],
+)
+def test_headers_of_limits_become_a_sentence(limit, left, words):
+    assert limits_told({"RateLimit-Limit": limit, "RateLimit-Remaining": left}) == words
+
+
+def test_with_debug_every_request_is_told_without_its_query(capsys):
+    def reply(asked):
+        if "signature" in asked.path:
+            return Reply(headers={"RateLimit-Limit": "100;w=21600"}, body=b"fine")
+        return Reply(307, {"Location": "/b?signature=s3cret"})
+
+    with Server(reply) as server:
+        assert body(transport(server.host, Credentials(USER, "s3cret"), debug=True)) == b"fine"
+    with pytest.raises(RegistryError):
+        body(transport(server.host, debug=True))
+    told = capsys.readouterr().err
+    assert f"udocker: GET {server.url}/v2/a/thing: 307 (" in told
+    assert f"udocker: GET {server.url}/b: 200 pulls left: ? of 100 in 6 hours (" in told
+    assert "no answer: Connection refused" in told
+    assert "s3cret" not in told
 
 
 def test_a_connection_that_is_closed_without_an_answer_is_tried_again():
@@ -258,7 +348,7 @@ def test_on_loopback_a_server_of_tls_is_found_and_its_certificate_checked(tls):
 
 def test_insecure_means_that_certificates_are_not_checked(tls):
     with Server(lambda asked: OK, tls) as server:
-        assert body(transport(server.host, insecure=True)) == b"fine"
+        assert body(transport(server.host, trust=Trust(insecure=True))) == b"fine"
 
 
 def test_a_redirect_from_https_to_http_is_refused(tls):
@@ -268,12 +358,12 @@ def test_a_redirect_from_https_to_http_is_refused(tls):
         with Server(lambda asked: move, tls) as server:
             with pytest.raises(RegistryError, match="redirects to plain http"):
                 body(transport(server.host, environment=environment))
-            assert body(transport(server.host, insecure=True)) == b"fine"
+            assert body(transport(server.host, trust=Trust(insecure=True))) == b"fine"
 
 
 def test_certificates_that_do_not_exist_are_an_error():
     with pytest.raises(UsageError, match="SSL_CERT_FILE"):
-        transport("quay.io", environment={"SSL_CERT_FILE": "/nowhere.pem"})
+        body(transport("quay.invalid", environment={"SSL_CERT_FILE": "/nowhere.pem"}))
 
 
 def test_elsewhere_than_on_loopback_clear_text_needs_insecure():
@@ -285,7 +375,9 @@ def test_elsewhere_than_on_loopback_clear_text_needs_insecure():
         with pytest.raises(RegistryError, match="Tunnel connection failed: 405"):
             body(client)
         assert not proxy.paths("GET")
-        insecure = transport("registry.invalid", environment=environment, insecure=True)
+        insecure = transport(
+            "registry.invalid", environment=environment, trust=Trust(insecure=True)
+        )
         assert body(insecure) == b"fine"
         assert proxy.paths("GET") == ["http://registry.invalid/v2/a/thing"]
 
@@ -519,10 +611,74 @@ def test_proxies_are_those_of_the_variables(variables, url, proxy):
 
 
 def test_a_proxy_that_cannot_be_used_is_an_error_with_a_hint():
-    client = transport("quay.invalid", environment={"https_proxy": "socks9://127.0.0.1:1"})
+    client = transport("quay.invalid", environment={"https_proxy": "gopher://127.0.0.1:1"})
     with pytest.raises(UdockerError) as caught:
         body(client)
     assert "proxies" in caught.value.hint
+
+
+class SocksProxy:
+    """A proxy for one connection of SOCKS 5 that leads wherever is asked for to `port`.
+
+    Source: RFC 1928.
+    """
+
+    def __init__(self, port):
+        self.port = port
+        self.wanted = ""
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._thread.join(20)
+        self._listener.close()
+
+    def _serve(self):
+        client, _ = self._listener.accept()
+        with client, client.makefile("rb") as stream:
+            stream.read(stream.read(2)[1])
+            client.sendall(b"\5\0")
+            kind = stream.read(4)[3]
+            name = stream.read(4 if kind == 1 else stream.read(1)[0])
+            self.wanted = f"{name.decode()}:{int.from_bytes(stream.read(2), 'big')}"
+            client.sendall(b"\5\0\0\1" + bytes(6))
+            with socket.create_connection(("127.0.0.1", self.port)) as server:
+                while not (sent := stream.read1(65536)).endswith(b"\r\n\r\n"):
+                    server.sendall(sent)
+                server.sendall(sent)
+                client.sendall(server.recv(65536))
+
+
+def test_a_proxy_of_socks_looks_names_up_itself():
+    answer = Reply(headers={"Connection": "close"}, body=b"fine")
+    with Server(lambda asked: answer) as server, SocksProxy(server.port) as proxy:
+        environment = {"ALL_PROXY": f"socks5h://{proxy.host}"}
+        client = transport(
+            "registry.invalid", environment=environment, base="http://registry.invalid"
+        )
+        assert body(client) == b"fine"
+    assert proxy.wanted == "registry.invalid:80"
+
+
+def test_without_the_package_for_socks_it_is_named():
+    program = """if True:
+        import sys
+        sys.modules["socks"] = None
+        from udocker.registry.transport import get
+        from udocker.errors import RegistryError
+        try:
+            get("https://quay.invalid", {"all_proxy": "socks5://u:s3cret@127.0.0.1:9"}, 9)
+        except RegistryError as error:
+            print(error.message, error.hint)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "PySocks" in done.stdout and "udocker[socks]" in done.stdout
+    assert "s3cret" not in done.stdout + done.stderr
 
 
 def test_loopback_is_known_by_name_or_address():
@@ -547,7 +703,7 @@ def test_what_is_shown_of_an_address_has_no_secret():
     ],
 )
 def test_an_errors_body_becomes_one_sentence(body, words):
-    message = refusal("it", "host", 400, body).message
+    message = refusal("it", "host", 400, body, {}).message
     assert message.startswith("it: host answers 400")
     assert message.endswith(words)
     assert len(message) < 400
@@ -559,8 +715,3 @@ def test_patience_grows_up_to_its_bound():
         start = time.monotonic()
         patience.wait(failures, Unavailable("x"))
         assert longest / 2 <= time.monotonic() - start < longest + 2
-
-
-def test_the_librarys_certificates_are_the_default():
-    assert Route({}).certificates() is True
-    assert ssl.create_default_context().verify_mode == ssl.CERT_REQUIRED

@@ -12,16 +12,19 @@ from udocker import fastjson, oci
 from udocker.errors import ImageNotFound, IntegrityError, InvalidDocument, RegistryError
 from udocker.oci import Descriptor, Digest
 from udocker.reference import Reference, api_host, is_tag
+from udocker.registry.connection import Trust
 from udocker.registry.credentials import Credentials, find_credentials
 from udocker.registry.faults import Unavailable
+from udocker.registry.patience import Patience
 from udocker.registry.route import join, split
-from udocker.registry.transport import Patience, Request, Response, Transport
+from udocker.registry.transport import Request, Transport
 from udocker.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from udocker.registry.connection import Response
     from udocker.settings import Settings
 
 ACCEPT = ", ".join((*oci.INDEX_TYPES, *oci.MANIFEST_TYPES))
@@ -55,8 +58,9 @@ class Client:
             api_host(registry),
             settings.environment,
             self._credentials,
-            insecure=settings.insecure,
+            trust=Trust(settings.insecure),
             patience=patience,
+            debug=settings.debug,
         )
 
     @property

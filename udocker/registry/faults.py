@@ -11,6 +11,7 @@ import math
 import socket
 import ssl
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 from udocker import fastjson
@@ -78,23 +79,46 @@ def reason(cause: BaseException) -> str:
 
 
 def refusal(
-    subject: str, host: str, status: int, body: bytes, retry_after: str = ""
+    subject: str, host: str, status: int, body: bytes, headers: Mapping[str, str]
 ) -> RegistryError | ImageNotFound:
     """Return the error for an answer with `status` about `subject`."""
-    said = _sentence(body)
+    told = filter(None, (_sentence(body), limits_told(headers) if status == 429 else ""))
+    said = "; ".join(told)
     text = f"{subject}: {host} answers {status}" + (f" ({said})" if said else "")
     if status in (401, 403):
         return denied(text, host)
     if status == 404:
         return ImageNotFound(text, hint="check the spelling; private images look absent as well")
     if status in RETRIED:
-        return Unavailable(text, hint=_hint(status, host), retry_after_s=seconds(retry_after))
+        wait_s = seconds(headers.get("Retry-After", ""))
+        return Unavailable(text, hint=_hint(status, host), retry_after_s=wait_s)
     return RegistryError(text)
 
 
 def denied(text: str, host: str) -> AccessDenied:
     """Return the error for a registry that wants other credentials, or any."""
     return AccessDenied(text, hint=f"check the name, or log in: udocker login {host}")
+
+
+def limits_told(headers: Mapping[str, str]) -> str:
+    """Return what a registry says of its limit on pulls; empty: nothing.
+
+    Source: docs.docker.com, "Docker Hub pull usage and limits": `100;w=21600` is 100 in 6 hours.
+    """
+    limit, left = headers.get("RateLimit-Limit", ""), headers.get("RateLimit-Remaining", "")
+    if not limit and not left:
+        return ""
+    count, _, window = limit.partition(";")
+    window_s = window.strip()[len("w=") :] if window.strip().startswith("w=") else ""
+    hours = f" in {int(window_s) / 3600:.3g} hours" if _is_number(window_s) else ""
+    whose = headers.get("Docker-RateLimit-Source", "")
+    for_whom = f" for {whose}" if whose else ""
+    left = left.partition(";")[0]
+    return printable(f"pulls left{for_whom}: {left or '?'} of {count.strip() or '?'}{hours}")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def _hint(status: int, host: str) -> str | None:

@@ -1,19 +1,17 @@
-"""The way to a server: its addresses as text, and the proxies and certificates of the user.
+"""The way to a server: its addresses as text, and the proxies of the user.
 
-Source for the variables: curl(1), "Environment"; Python's `requests`, "Proxies"; openssl(1).
+Source for the variables: curl(1), "Environment"; Python's `requests`, "Proxies".
 """
 
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Mapping
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from udocker.errors import RegistryError, UsageError
+from udocker.errors import RegistryError
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 
 
 def bases(host: str, *, insecure: bool) -> tuple[str, ...]:
@@ -65,7 +63,7 @@ def shown(url: str) -> str:
 
 
 class Route:
-    """Proxies and certificates by the variables of `environment`."""
+    """Proxies by the variables of `environment`."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
@@ -78,19 +76,6 @@ class Route:
             return {}
         proxy = self._variable(f"{scheme}_proxy") or self._variable("all_proxy")
         return {scheme: proxy} if proxy else {}
-
-    def certificates(self) -> str | bool:
-        """Return the file of trusted certificates; True for the default ones.
-
-        Raises UsageError when a variable names what is not there.
-        """
-        for name in _CERTIFICATE_VARIABLES:
-            path = self._environment.get(name)
-            if path and not os.path.exists(path):
-                raise UsageError(f"${name} names {path}, which does not exist")
-            if path:
-                return path
-        return True
 
     def _variable(self, name: str) -> str:
         return self._environment.get(name) or self._environment.get(name.upper(), "")

@@ -1,82 +1,32 @@
-"""HTTP to one registry: bounded, retrying, authenticated. The only user of `requests`.
+"""HTTP to one registry: bounded, retrying, authenticated.
 
 Redirects are followed here and not by `requests`, which would follow them to plain http and
-decide itself where credentials go. The process environment is never read: proxies and
-certificates come from the environment that the settings hold.
+decide itself where credentials go.
 """
 
 from __future__ import annotations
 
-import random
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from http.client import HTTPException
+from collections.abc import Callable, Mapping
 
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError, InsecureRequestWarning
-
-from udocker import __version__
 from udocker.errors import ImageNotFound, RegistryError
 from udocker.registry.auth import PULL, Access, Authorizer, parse_challenges
-from udocker.registry.credentials import Credentials
-from udocker.registry.faults import (
-    NoSuchMethod,
-    Unavailable,
-    Unreachable,
-    no_answer,
-    reason,
-    refusal,
-)
-from udocker.registry.route import Route, bases, is_loopback, join, origin, shown, split
+from udocker.registry.connection import Connection, Trust
+from udocker.registry.faults import NoSuchMethod, Unavailable, Unreachable, refusal
+from udocker.registry.patience import Patience
+from udocker.registry.route import bases, is_loopback, join, origin, shown, split
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol, TypeVar
+    from typing import TypeVar
+
+    from udocker.registry.connection import Body, Response
+    from udocker.registry.credentials import Credentials
 
     T = TypeVar("T")
 
-    class Body(Protocol):
-        """What a request brings, of a known length of 1 or more, from its start at every turn."""
-
-        def __len__(self) -> int:
-            """Return the length in bytes."""
-
-        def __iter__(self) -> Iterator[bytes]:
-            """Yield all bytes."""
-
-
-CHUNK_BYTES = 256 << 10
 MAX_REDIRECTS = 10
 MAX_TOKEN_ANSWER_BYTES = 1 << 20
-_REDIRECTS = frozenset((301, 302, 303, 307, 308))
-_MAX_ERROR_BYTES = 64 << 10
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long to wait for a server, and how often to try again."""
-
-    attempts: int = 5
-    first_delay_s: float = 0.5
-    """Doubled with every failure, then shortened at random by up to a half."""
-    longest_delay_s: float = 30.0
-    longest_retry_after_s: float = 60.0
-    """A server that asks for more (`Retry-After`) gets this much."""
-    connect_timeout_s: float = 10.0
-    read_timeout_s: float = 60.0
-    """Longest silence in the middle of an answer."""
-
-    def wait(self, failures: int, error: Unavailable) -> None:
-        """Sleep before the next attempt, after `failures` (1 or more) in a row."""
-        delay_s = min(self.first_delay_s * 2 ** min(failures - 1, 30), self.longest_delay_s)
-        # Many jobs of a cluster fail at the same moment: they must not come back at the same one.
-        delay_s *= random.uniform(0.5, 1)
-        if error.retry_after_s is not None:
-            delay_s += min(error.retry_after_s, self.longest_retry_after_s)
-        time.sleep(delay_s)
 
 
 @dataclass(frozen=True)
@@ -111,70 +61,6 @@ class Answer:
     """Who answered: what a `Location` is relative to."""
 
 
-class Response:
-    """The head of an answer, and its body as it comes. Close it, or use it with `with`."""
-
-    def __init__(self, answer: requests.Response) -> None:
-        self._answer = answer
-        # Before urllib3 2 an answer that was cut short was taken for a whole one.
-        answer.raw.enforce_content_length = True
-        self.status = answer.status_code
-        self.headers: Mapping[str, str] = answer.headers
-        self.url = answer.url
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the body as it was sent, undecoded. Raises Unavailable where it breaks off."""
-        while True:
-            try:
-                data = self._answer.raw.read(CHUNK_BYTES, decode_content=False)
-            except (HTTPError, HTTPException, OSError) as error:
-                why = reason(_root_cause(error))
-                raise Unavailable(f"{shown(self.url)}: the answer breaks off: {why}") from error
-            if not data:
-                return
-            yield data
-
-    def read(self, limit_bytes: int) -> bytes:
-        """Return the body. Raises RegistryError for one of more than `limit_bytes`."""
-        body = bytearray()
-        for chunk in self.chunks():
-            body += chunk
-            if len(body) > limit_bytes:
-                raise RegistryError(f"{shown(self.url)}: more than {limit_bytes} bytes")
-        return bytes(body)
-
-    @property
-    def length_bytes(self) -> int | None:
-        """The announced length of the body."""
-        text = self.headers.get("Content-Length", "")
-        return int(text) if text.isdecimal() and len(text) < 19 else None
-
-    @property
-    def redirect(self) -> str | None:
-        """Where the server sends us instead, None for an answer."""
-        return self.headers.get("Location") if self.status in _REDIRECTS else None
-
-    def drain(self) -> bytes:
-        """Read what little there is and close: the connection can then be used again."""
-        try:
-            small = (self.length_bytes or 0) <= _MAX_ERROR_BYTES
-            return self.read(_MAX_ERROR_BYTES) if small else b""
-        except RegistryError:
-            return b""
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Drop what has not been read."""
-        self._answer.close()
-
-    def __enter__(self) -> Response:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 class Transport:
     """A session with one registry.
 
@@ -187,29 +73,28 @@ class Transport:
         environment: Mapping[str, str],
         find_credentials: Callable[[str], Credentials | None],
         *,
-        insecure: bool = False,
+        trust: Trust | None = None,
         patience: Patience | None = None,
         base: str = "",
+        debug: bool = False,
     ) -> None:
         """`base` is how URLs begin where that is known; else http or https is found out."""
         self.host = host
         self.patience = patience or Patience()
-        self.requests = 0
-        """Requests sent so far, those for tokens and those in vain included."""
-        self._route = Route(environment)
-        self._insecure = insecure
-        self._bases = (base,) if base else bases(host, insecure=insecure)
+        trust = trust or Trust()
+        self._insecure = trust.insecure
+        self._bases = (base,) if base else bases(host, insecure=trust.insecure)
         self._authorizer = Authorizer(host, find_credentials, self._ask_token_server)
-        self._session = self._new_session()
+        self._connection = Connection(host, environment, trust, self.patience, debug=debug)
+
+    @property
+    def requests(self) -> int:
+        """Requests sent so far, those for tokens and those in vain included."""
+        return self._connection.requests
 
     def reopen(self) -> None:
-        """Use new connections from here on; tokens are kept. A forked process must call it.
-
-        Closing only lets go of this process's descriptors: nothing is sent on the connections,
-        which stay the parent's.
-        """
-        self._session.close()
-        self._session = self._new_session()
+        """Use new connections from here on; tokens are kept. A forked process must call it."""
+        self._connection.reopen()
 
     def fetch(self, request: Request, limit_bytes: int) -> Answer:
         """Return a whole answer of at most `limit_bytes`, trying again while that may help."""
@@ -224,21 +109,6 @@ class Transport:
     def open(self, request: Request) -> Response:
         """Return an answer whose body is to be read, trying again while that may help."""
         return self._retrying(lambda: self._answered(request))
-
-    def _new_session(self) -> requests.Session:
-        session = requests.Session()
-        session.trust_env = False
-        session.headers.clear()
-        session.headers["User-Agent"] = f"udocker/{__version__}"
-        # A transport encoding would hide the bytes that the digest names.
-        session.headers["Accept-Encoding"] = "identity"
-        session.verify = False if self._insecure else self._route.certificates()
-        if self._insecure:
-            # Who asks for it is not to be told so at every request.
-            warnings.simplefilter("ignore", InsecureRequestWarning)
-        for scheme in ("https://", "http://"):
-            session.mount(scheme, HTTPAdapter(pool_maxsize=8))
-        return session
 
     def _retrying(self, attempt: Callable[[], T]) -> T:
         for failures in range(1, self.patience.attempts):
@@ -274,7 +144,7 @@ class Transport:
         if form is None:
             response = self._follow("GET", url, dict(headers))
         else:
-            response = self._exchange("POST", url, headers, form)
+            response = self._connection.exchange("POST", url, headers, form)
         with response:
             if response.status == 200:
                 return response.read(MAX_TOKEN_ANSWER_BYTES)
@@ -351,7 +221,7 @@ class Transport:
         """Send a request and follow redirects; only the first host sees `Authorization`."""
         first = origin(url)
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._exchange(method, url, headers, body)
+            response = self._connection.exchange(method, url, headers, body)
             if response.redirect is None:
                 return response
             response.drain()
@@ -369,38 +239,6 @@ class Transport:
             raise RegistryError(f"{shown(url)} redirects to plain http ({shown(target)})")
         return target
 
-    def _exchange(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        data: Mapping[str, str] | bytes | Body | None = None,
-    ) -> Response:
-        """Send one request and return what comes. Foreign exceptions end here."""
-        self.requests += 1
-        patience = self.patience
-        try:
-            answer = self._session.request(
-                method,
-                url,
-                headers=dict(headers),
-                data=data,
-                stream=True,
-                allow_redirects=False,
-                timeout=(patience.connect_timeout_s, patience.read_timeout_s),
-                proxies=self._route.proxies(url),
-            )
-        except (requests.RequestException, HTTPError, ValueError) as error:
-            # The outer exceptions' texts hold whole URLs, and with them signatures.
-            if isinstance(error, ValueError):
-                raise RegistryError(
-                    f"{shown(url)}: this address, or its proxy, cannot be used",
-                    hint="proxies are http://host:port; socks5h:// needs the package PySocks",
-                ) from None
-            cause = _root_cause(error)
-            raise no_answer(url, cause) from cause
-        return Response(answer)
-
     def _is_own(self, url: str) -> bool:
         return origin(url) == origin(self._bases[0])
 
@@ -415,8 +253,9 @@ def get(
     base = f"{parts.scheme}://{parts.netloc}"
     patience = Patience(attempts=3)
     host = parts.netloc.rpartition("@")[2]
+    trust = Trust(insecure=insecure)
     transport = Transport(
-        host, environment, lambda _: None, insecure=insecure, patience=patience, base=base
+        host, environment, lambda _: None, trust=trust, patience=patience, base=base
     )
     path = url[len(base) :] or "/"
     request = Request("GET", path, "", shown(url))
@@ -425,8 +264,7 @@ def get(
 
 def _failure(response: Response, subject: str) -> RegistryError | ImageNotFound:
     host = split(response.url).netloc
-    retry_after = response.headers.get("Retry-After", "")
-    return refusal(subject, host, response.status, response.drain(), retry_after)
+    return refusal(subject, host, response.status, response.drain(), response.headers)
 
 
 def _wants_authorization(response: Response) -> bool:
@@ -439,17 +277,3 @@ def _wants_more_scope(response: Response) -> bool:
         return False
     offered = parse_challenges(response.headers.get("WWW-Authenticate", ""))
     return any(c.parameter("error") == "insufficient_scope" for c in offered)
-
-
-def _root_cause(error: Exception) -> BaseException:
-    """Return what the operating system, TLS or HTTP said, below what libraries made of it.
-
-    The first such exception is taken: further down may be one that our caller is handling.
-    """
-    below: BaseException | None = error
-    while below is not None:
-        plain = isinstance(below, (OSError, HTTPException))
-        if plain and not isinstance(below, requests.RequestException):
-            return below
-        below = below.__cause__ or below.__context__
-    return error

@@ -1,0 +1,112 @@
+"""TLS trusts whom the files of docker and podman name, and shows the certificates found there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import ssl
+from dataclasses import replace
+
+import pytest
+from registries import Reply, Server, Tls
+
+from udocker.errors import RegistryError, UsageError
+from udocker.registry.certificates import context, registry_directory
+from udocker.registry.connection import Trust
+from udocker.registry.patience import Patience
+from udocker.registry.transport import Request, Transport
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory):
+    return Tls.make(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def client_tls(tmp_path_factory):
+    return Tls.make(tmp_path_factory.mktemp("client"))
+
+
+def ask(host, environment, directory=""):
+    transport = Transport(
+        host,
+        environment,
+        lambda _: None,
+        trust=Trust(directory=directory),
+        patience=Patience(attempts=1, connect_timeout_s=5, read_timeout_s=5),
+        base=f"https://{host}",
+    )
+    return transport.fetch(Request("GET", "/v2/", "", "it"), 99).body
+
+
+def serve(tls):
+    return Server(lambda asked: Reply(body=b"fine"), tls)
+
+
+def put(directory, **files):
+    """Fill a directory: `ca_crt=path` copies a file there as `ca.crt`."""
+    os.makedirs(directory, exist_ok=True)
+    for name, path in files.items():
+        shutil.copy(path, f"{directory}/{name.replace('_', '.')}")
+    return str(directory)
+
+
+@pytest.mark.parametrize("place", [".config/containers/certs.d", ".docker/certs.d"])
+def test_an_authority_in_the_registrys_directory_is_trusted(tls, tmp_path, place):
+    with serve(tls) as server:
+        environment = {"HOME": str(tmp_path)}
+        with pytest.raises(RegistryError, match="not trusted"):
+            ask(server.host, environment)
+        put(tmp_path / place / "127.0.0.1", ca_crt=tls.certificate)
+        with pytest.raises(RegistryError, match="not trusted"):
+            ask(server.host, environment)  # of another port
+        put(tmp_path / place / server.host, ca_crt=tls.certificate)
+        assert ask(server.host, environment) == b"fine"
+
+
+def test_a_directory_of_the_command_line_is_used_in_its_place(tls, tmp_path):
+    with serve(tls) as server:
+        given = put(tmp_path / "given", site_crt=tls.certificate)
+        assert ask(server.host, {}, given) == b"fine"
+        with pytest.raises(UsageError, match="No such file"):
+            ask(server.host, {}, f"{given}/none")
+
+
+def test_a_certificate_of_ours_is_shown_to_who_asks_for_it(tls, client_tls, tmp_path):
+    with serve(replace(tls, clients=client_tls.certificate)) as server:
+        given = put(tmp_path / "given", ca_crt=tls.certificate)
+        with pytest.raises(RegistryError):
+            ask(server.host, {}, given)
+        put(given, me_cert=client_tls.certificate, me_key=client_tls.key)
+        assert ask(server.host, {}, given) == b"fine"
+
+
+def test_half_a_pair_and_broken_files_are_named(tls, tmp_path):
+    for name, problem in (("me_cert", "no key beside"), ("me_key", "no certificate beside")):
+        with pytest.raises(UsageError, match=problem):
+            context("h", {}, directory=put(tmp_path / name, **{name: tls.key}))
+    broken = put(tmp_path / "broken", ca_crt=__file__)
+    with pytest.raises(UsageError, match="ca.crt: not a certificate"):
+        context("h", {}, directory=broken)
+    swapped = put(tmp_path / "swapped", a_cert=tls.key, a_key=tls.certificate)
+    with pytest.raises(UsageError, match="a.cert: not a certificate"):
+        context("h", {}, directory=swapped)
+
+
+def test_a_variable_replaces_the_systems_authorities(tls, tmp_path):
+    assert len(context("h", {"SSL_CERT_FILE": tls.certificate}).get_ca_certs()) == 1
+    with pytest.raises(UsageError, match="REQUESTS_CA_BUNDLE names /nowhere"):
+        context("h", {"REQUESTS_CA_BUNDLE": "/nowhere"})
+
+
+def test_the_users_directory_comes_first(tmp_path):
+    environment = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "x")}
+    assert registry_directory("quay.io", environment) == ""
+    for place in (".docker/certs.d", "x/containers/certs.d"):
+        os.makedirs(tmp_path / place / "quay.io")
+        assert registry_directory("quay.io", environment) == str(tmp_path / place / "quay.io")
+
+
+def test_certificates_are_checked_unless_insecure():
+    assert context("quay.io", {}).verify_mode == ssl.CERT_REQUIRED
+    assert context("quay.io", {}, insecure=True).verify_mode == ssl.CERT_NONE
