@@ -30,7 +30,7 @@ LAYERS = (
     (("udocker.containers.*",),),
     (("udocker.images.*",), ("udocker.registry.*",)),
     (("udocker.host.*",),),
-    (("udocker.oci", "udocker.reference"),),
+    (("udocker.oci", "udocker.reference", "udocker.artifacts", "udocker.platforms"),),
     (
         (
             "udocker",

@@ -1,9 +1,12 @@
+import json
+
 import pytest
 
 from udocker import oci
-from udocker.errors import ImageNotFound
+from udocker.errors import ImageNotFound, InvalidDocument
 from udocker.oci import Descriptor, Digest, Platform
-from udocker.transfer.resolve import choose
+from udocker.transfer.resolve import MAX_INDEXES, choose, resolve
+from udocker.values import replace
 
 
 def entry(platform, **annotations):
@@ -44,3 +47,109 @@ def test_an_attestation_is_never_chosen():
 def test_what_is_offered_is_said_when_nothing_fits():
     with pytest.raises(ImageNotFound, match="linux/arm64/v8, windows/amd64"):
         choose([entry("windows/amd64"), entry("arm64")], Platform.parse("amd64"), "x")
+
+
+# Indexes in indexes
+
+
+class Documents:
+    """A source of documents in memory."""
+
+    name = "x"
+
+    def __init__(self):
+        self.held = {}
+        self.top = None
+        self.asked = 0
+
+    def manifest(self, platform=None, **changes):
+        config = {"mediaType": oci.OCI_CONFIG, "digest": str(Digest.of(b"{}")), "size": 2}
+        members = {"schemaVersion": 2, "config": config, "layers": [], **changes}
+        return replace(self._add(oci.OCI_MANIFEST, members), platform=platform)
+
+    def index(self, *entries):
+        listed = [entry.to_json() for entry in entries]
+        return self._add(oci.OCI_INDEX, {"schemaVersion": 2, "manifests": listed})
+
+    def _add(self, kind, members):
+        data = json.dumps(members).encode()
+        self.top = Descriptor(kind, Digest.of(data), len(data))
+        self.held[self.top.digest] = self.top, data
+        return self.top
+
+    def document(self, digest=None):
+        self.asked += 1
+        return self.held[digest or self.top.digest]
+
+
+AMD64, ARM64 = Platform.parse("amd64"), Platform.parse("arm64")
+
+
+def test_an_index_in_an_index_is_searched_and_the_next_one_where_it_has_nothing():
+    source = Documents()
+    wanted = source.manifest(AMD64)
+    source.index(source.index(source.manifest(ARM64, a=1)), source.index(wanted))
+    top = source.top
+    found = resolve(source, AMD64)
+    assert (found.descriptor, found.source) == (wanted, top.digest)
+
+
+def test_indexes_without_end_are_refused():
+    source = Documents()
+    entry = source.manifest(AMD64)
+    for _ in range(9):
+        entry = source.index(entry)
+    with pytest.raises(InvalidDocument, match="without end"):
+        resolve(source, AMD64)
+    source.index(*(source.index(source.manifest(ARM64, a=n)) for n in range(2 * MAX_INDEXES)))
+    source.asked = 0
+    with pytest.raises(InvalidDocument, match="without end"):
+        resolve(source, AMD64)
+    assert source.asked <= MAX_INDEXES + 2
+
+
+def test_a_manifest_that_its_entry_holds_is_not_asked_for():
+    source = Documents()
+    entry = source.manifest(AMD64)
+    data = source.held.pop(entry.digest)[1]
+    source.index(replace(entry, data=data))
+    assert resolve(source, AMD64).descriptor == entry
+
+
+def test_a_manifest_of_another_size_than_announced_is_refused():
+    source = Documents()
+    entry = source.manifest(AMD64)
+    source.index(replace(entry, size_bytes=entry.size_bytes + 1))
+    with pytest.raises(InvalidDocument, match="another size"):
+        resolve(source, AMD64)
+
+
+def test_what_is_no_image_is_passed_over_whatever_its_type():
+    source = Documents()
+    artifact = replace(source.manifest(AMD64, a=1), artifact_type="application/vnd.example")
+    unknown = replace(source.manifest(AMD64, a=2), media_type="application/vnd.new+json")
+    wanted = source.manifest(AMD64)
+    source.index(artifact, unknown, wanted)
+    assert resolve(source, AMD64).descriptor == wanted
+    source.index(artifact, unknown)
+    with pytest.raises(ImageNotFound, match=r"holds application/vnd.example, .*vnd.new\+json"):
+        resolve(source, AMD64)
+
+
+def test_a_digest_of_a_known_kind_is_preferred_and_an_unknown_one_explained():
+    source = Documents()
+    wanted = source.manifest(AMD64)
+    strange = replace(wanted, digest=Digest.parse_any("blake3:" + "a" * 64))
+    source.index(strange, wanted)
+    assert resolve(source, AMD64).descriptor == wanted
+    source.index(strange)
+    with pytest.raises(InvalidDocument, match="blake3 digest, which is unknown"):
+        resolve(source, AMD64)
+
+
+def test_386_runs_on_amd64_where_nothing_else_was_asked_for():
+    source = Documents()
+    source.index(source.manifest(Platform.parse("386")))
+    assert str(resolve(source, AMD64).descriptor.platform) == "linux/386"
+    with pytest.raises(ImageNotFound, match="no image for linux/amd64; it offers linux/386"):
+        resolve(source, AMD64, strict=True)

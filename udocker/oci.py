@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from udocker import fastjson
 from udocker.errors import InvalidDocument
+from udocker.platforms import Platform as Platform
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -35,11 +36,14 @@ UNTYPED_CONFIGS = ("application/octet-stream", "application/json", "text/html", 
 
 Source: moby, distribution/registry.go, `ImageTypes`; distribution issue 1621.
 """
+FOREIGN_LAYER_PREFIXES = (
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+)
 LAYER_PREFIXES = (
     "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.oci.image.layer.nondistributable.v1.tar",
     "application/vnd.docker.image.rootfs.diff.tar",
-    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    *FOREIGN_LAYER_PREFIXES,
 )
 REF_NAME = "org.opencontainers.image.ref.name"
 MAX_DOCUMENT_BYTES = 16 << 20
@@ -48,6 +52,13 @@ MAX_DOCUMENT_BYTES = 16 << 20
 _MAX_WORD = 100
 _HEX_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128}
 _HEX_DIGITS = frozenset("0123456789abcdef")
+_WORD = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
+_ENCODED = _WORD | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ=_-")
+_MAX_DIGEST = 255
+_MAX_SIZE_BYTES = (1 << 63) - 1
+
+
+_AS_SPACES = {ord(separator): " " for separator in "+._-"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,27 @@ class Digest:
         return Digest(algorithm, hex_digits)
 
     @staticmethod
+    def parse_any(text: str) -> Digest:
+        """Read a digest whose algorithm may be one that is not known here (`blake3`).
+
+        It can name content and cannot be compared with any: `is_known` tells. The form leaves
+        no way to lead out of a directory. Raises InvalidDocument.
+        """
+        algorithm, _, encoded = text.partition(":")
+        if algorithm in _HEX_LENGTH:
+            return Digest.parse(text)
+        words = algorithm.translate(_AS_SPACES).split(" ")
+        good = all(words) and all(map(_WORD.issuperset, words)) and _ENCODED.issuperset(encoded)
+        if not good or not encoded or len(text) > _MAX_DIGEST:
+            raise InvalidDocument(f"digest {text[:200]!r}: not algorithm:encoded")
+        return Digest(algorithm, encoded)
+
+    @property
+    def is_known(self) -> bool:
+        """Tell whether content can be compared with this digest."""
+        return self.algorithm in _HEX_LENGTH
+
+    @staticmethod
     def of(data: bytes, algorithm: str = "sha256") -> Digest:
         """Return the digest of `data`."""
         import hashlib
@@ -78,73 +110,6 @@ class Digest:
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
-
-
-@dataclass(frozen=True)
-class Platform:
-    """What a program needs below it, in Go's words (`linux`, `amd64`, `arm64`, variant `v8`)."""
-
-    os: str
-    architecture: str
-    variant: str = ""
-
-    @staticmethod
-    def parse(text: str) -> Platform:
-        """Read `os/architecture[/variant]` or a bare architecture, as docker's `--platform`."""
-        parts = text.lower().split("/")
-        if len(parts) == 1:
-            parts = ["linux", *parts]
-        if len(parts) > 3 or not all(parts):
-            raise InvalidDocument(f"platform {text!r}: not os/architecture[/variant]")
-        architecture, variant = _normal_architecture(parts[1], parts[2] if len(parts) > 2 else "")
-        return Platform(parts[0], architecture, variant)
-
-    @staticmethod
-    def of_machine(machine: str) -> Platform:
-        """Return the platform of a Linux host whose `uname -m` is `machine`."""
-        return Platform("linux", *_normal_architecture(machine.lower(), ""))
-
-    def runs(self, other: Platform) -> bool:
-        """Tell whether an image for `other` runs on this platform."""
-        same = (self.os, self.architecture) == (other.os, other.architecture)
-        return same and other.variant in _accepted_variants(self)
-
-    def __str__(self) -> str:
-        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
-
-
-_ARCHITECTURES = {
-    "x86_64": ("amd64", ""),
-    "x86-64": ("amd64", ""),
-    "aarch64": ("arm64", "v8"),
-    "arm64": ("arm64", "v8"),
-    "armhf": ("arm", "v7"),
-    "armv7l": ("arm", "v7"),
-    "armv6l": ("arm", "v6"),
-    "armel": ("arm", "v6"),
-    "arm": ("arm", "v7"),
-    "i386": ("386", ""),
-    "i686": ("386", ""),
-}
-
-
-def _normal_architecture(architecture: str, variant: str) -> tuple[str, str]:
-    name, default = _ARCHITECTURES.get(architecture, (architecture, ""))
-    return name, variant or default
-
-
-def _accepted_variants(platform: Platform) -> tuple[str, ...]:
-    if platform.architecture == "arm64":
-        return ("v8", "")
-    if platform.architecture == "arm":
-        newest = platform.variant[1:]
-        older = range(int(newest), 4, -1) if newest.isdigit() else range(0)
-        return (*(f"v{number}" for number in older), "")
-    if platform.architecture == "amd64":
-        newest = platform.variant[1:] or "1"
-        older = range(int(newest), 0, -1) if newest.isdigit() else range(0)
-        return (*(f"v{number}" for number in older), "")
-    return (platform.variant, "")
 
 
 @dataclass(frozen=True)
@@ -157,23 +122,34 @@ class Descriptor:
     platform: Platform | None = None
     annotations: tuple[tuple[str, str], ...] = ()
     urls: tuple[str, ...] = ()
+    artifact_type: str = ""
+    """What a manifest that is no image is, if it is said."""
+    data: bytes | None = None
+    """The content itself, where it is so small that it was put here."""
 
     @staticmethod
-    def from_json(value: Any) -> Descriptor:
-        """Read the descriptor that `value` holds. Raises InvalidDocument."""
+    def from_json(value: Any, *, any_algorithm: bool = False) -> Descriptor:
+        """Read the descriptor that `value` holds. Raises InvalidDocument.
+
+        With `any_algorithm` its digest may be of a kind that is not known here.
+        """
         members = _typed(value, dict, "descriptor")
         size = members.get("size")
-        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise InvalidDocument(f"descriptor: size {size!r} is not a number of bytes")
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= _MAX_SIZE_BYTES:
+            raise InvalidDocument(f"descriptor: size {str(size)[:100]!r} is not a number of bytes")
         platform = members.get("platform")
         urls = _typed(members.get("urls") or [], list, "descriptor: urls")
+        parse = Digest.parse_any if any_algorithm else Digest.parse
+        digest = parse(_string(members, "digest", "descriptor"))
         return Descriptor(
             media_type=_string(members, "mediaType", "descriptor"),
-            digest=Digest.parse(_string(members, "digest", "descriptor")),
+            digest=digest,
             size_bytes=size,
             platform=_platform(platform) if platform else None,
             annotations=_string_pairs(members.get("annotations"), "descriptor: annotations"),
-            urls=tuple(url for url in urls if isinstance(url, str)),
+            urls=tuple(_typed(url, str, "descriptor: url") for url in urls),
+            artifact_type=_optional_string(members, "artifactType"),
+            data=_embedded(members.get("data"), digest, size),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -192,7 +168,18 @@ class Descriptor:
             value["annotations"] = dict(self.annotations)
         if self.urls:
             value["urls"] = list(self.urls)
+        if self.artifact_type:
+            value["artifactType"] = self.artifact_type
+        if self.data is not None:
+            import binascii
+
+            value["data"] = binascii.b2a_base64(self.data, newline=False).decode()
         return value
+
+    @property
+    def is_foreign(self) -> bool:
+        """Tell whether registries need not have the content, which is somewhere else."""
+        return bool(self.urls) and self.media_type.startswith(FOREIGN_LAYER_PREFIXES)
 
     def annotation(self, key: str) -> str | None:
         """Return the annotation of that name."""
@@ -210,7 +197,9 @@ class Index:
         """Read an OCI index or a Docker manifest list. Raises InvalidDocument."""
         members = _document(data, "index")
         entries = _typed(members.get("manifests"), list, "index: manifests")
-        return Index(tuple(Descriptor.from_json(entry) for entry in entries))
+        _check_version(members, "index")
+        read = Descriptor.from_json
+        return Index(tuple(read(entry, any_algorithm=True) for entry in entries))
 
 
 @dataclass(frozen=True)
@@ -220,6 +209,7 @@ class Manifest:
     media_type: str
     config: Descriptor
     layers: tuple[Descriptor, ...]
+    artifact_type: str = ""
 
     @staticmethod
     def from_bytes(data: bytes, media_type: str) -> Manifest:
@@ -227,24 +217,54 @@ class Manifest:
 
         Raises InvalidDocument when it is broken, or is an artifact and not a container image.
         """
+        manifest = Manifest.of_artifact(data, media_type)
+        problem = manifest._artifact()
+        if problem:
+            text, hint = problem
+            raise InvalidDocument(text, hint=hint)
+        return manifest
+
+    @staticmethod
+    def of_artifact(data: bytes, media_type: str) -> Manifest:
+        """Read a manifest of whatever it is that config and layers are, to pass it on."""
         members = _document(data, "manifest")
+        _check_version(members, "manifest")
         stated = members.get("mediaType")
         if stated is not None and stated != media_type:
             said = repr(stated)[:100]
             raise InvalidDocument(f"manifest says it is {said} but came as {media_type!r}")
-        config = Descriptor.from_json(members.get("config"))
-        untyped = media_type == DOCKER_MANIFEST and config.media_type in UNTYPED_CONFIGS
-        if config.media_type not in CONFIG_TYPES and not untyped:
-            raise InvalidDocument(
-                f"not a container image but an artifact (config type {config.media_type[:100]!r})"
-            )
         entries = _list(members, "layers", "manifest")
-        layers = tuple(Descriptor.from_json(entry) for entry in entries)
-        for layer in layers:
-            if not layer.media_type.startswith(LAYER_PREFIXES):
-                kind = layer.media_type[:100]
-                raise InvalidDocument(f"layer type {kind!r} is not a file system layer")
-        return Manifest(media_type, config, layers)
+        return Manifest(
+            media_type,
+            Descriptor.from_json(members.get("config")),
+            tuple(Descriptor.from_json(entry) for entry in entries),
+            _optional_string(members, "artifactType"),
+        )
+
+    def _artifact(self) -> tuple[str, str | None] | None:
+        """Return what this is if it is no image, and what one can do with it."""
+        config = self.config.media_type
+        untyped = self.media_type == DOCKER_MANIFEST and config in UNTYPED_CONFIGS
+        has_config = config in CONFIG_TYPES or untyped
+        strange = [
+            layer.media_type
+            for layer in self.layers
+            if not layer.media_type.startswith(LAYER_PREFIXES)
+        ]
+        if has_config and not strange:
+            return None
+        from udocker.artifacts import describe
+
+        kinds = [self.artifact_type, "" if has_config else config, *strange]
+        kind = next(filter(None, (k for k in kinds if k != OCI_EMPTY)), OCI_EMPTY)[:100]
+        known = describe(kinds)
+        if known:
+            return f"not a container image but {known[0]} ({kind})", known[1]
+        if has_config:
+            return f"layer type {kind!r} is not a file system layer", None
+        which = "artifact type" if self.artifact_type else "config type"
+        hint = "oras pull NAME brings what is not an image"
+        return f"not a container image but an artifact ({which} {kind!r})", hint
 
 
 @dataclass(frozen=True)
@@ -313,12 +333,38 @@ def _document(data: bytes, what: str) -> dict[str, Any]:
     return members
 
 
+def _check_version(members: Mapping[str, Any], what: str) -> None:
+    version = members.get("schemaVersion", 2)
+    if version != 2 or isinstance(version, bool):
+        raise InvalidDocument(f"{what}: schemaVersion is {str(version)[:100]!r}, not 2")
+
+
+def _embedded(text: Any, digest: Digest, size: int) -> bytes | None:
+    """Return the content that a descriptor has in itself. Source: descriptor.md, "Embedded"."""
+    if text is None:
+        return None
+    import binascii
+
+    encoded = _typed(text, str, "descriptor: data").encode("utf-8", "surrogatepass")
+    try:
+        data = binascii.a2b_base64(encoded)
+    except binascii.Error as error:
+        raise InvalidDocument("descriptor: data is not base64") from error
+    if binascii.b2a_base64(data, newline=False) != encoded:  # the reader skips what is none
+        raise InvalidDocument("descriptor: data is not base64")
+    if len(data) != size:
+        raise InvalidDocument(f"descriptor: data has {len(data)} bytes, not {size}")
+    if digest.is_known and Digest.of(data, digest.algorithm) != digest:
+        raise InvalidDocument(f"descriptor: data is not what {digest} names")
+    return data
+
+
 def _platform(members: Mapping[str, Any]) -> Platform:
     names = _typed(members, dict, "platform")
     words = [_optional_string(names, key).lower() for key in ("os", "architecture", "variant")]
     if any(len(word) > _MAX_WORD or not word.isprintable() for word in words):
         raise InvalidDocument("platform: a name is too long, or cannot be printed")
-    return Platform(words[0] or "linux", *_normal_architecture(words[1], words[2]))
+    return Platform.of_words(words[0] or "linux", words[1], words[2])
 
 
 _KINDS = {"dict": "an object", "list": "a list", "str": "a string"}

@@ -92,7 +92,7 @@ class Stores:
         if platform is None:
             return image
         has = image.manifest.platform
-        return image if has and Platform.parse(platform).runs(has) else None
+        return image if has and Platform.parse(platform).runs(has, strict=True) else None
 
     def plan_container(
         self, name: str, request: RunRequest, options: list[str], command: list[str]

@@ -8,6 +8,7 @@ from udocker.oci import MAX_DOCUMENT_BYTES, Digest, ImageConfig
 from udocker.transfer.build import TreeBuilder
 from udocker.transfer.fetch import LayerFetcher
 from udocker.transfer.resolve import Resolved, resolve
+from udocker.transfer.source import content
 from udocker.values import replace
 
 TYPE_CHECKING = False
@@ -44,7 +45,7 @@ class Ingest:
 
     def run(self, reference: Reference) -> Image:
         """Bring the image, verify it, make its tree and let `reference` name it."""
-        resolved = resolve(self._source, self._platform)
+        resolved = resolve(self._source, self._platform, strict=self._strict)
         config = self._bring_config(resolved)
         self._check_platform(config)
         self._bring_layers(resolved, config)
@@ -70,7 +71,7 @@ class Ingest:
         if descriptor.size_bytes > MAX_DOCUMENT_BYTES:
             size = descriptor.size_bytes
             raise InvalidDocument(f"{name}: config of {size} bytes is too large")
-        data = b"".join(self._source.blob(descriptor))
+        data = b"".join(content(self._source, descriptor))
         found = Digest.of(data, descriptor.digest.algorithm)
         if found != descriptor.digest:
             raise IntegrityError(f"{name}: config {descriptor.digest} came as {found}")
@@ -78,11 +79,11 @@ class Ingest:
 
     def _download_in_worker(self, blob: Descriptor, offset: int) -> Iterator[bytes]:
         self._source.reopen()  # a process that was forked must not use its parent's connections
-        return self._source.blob(blob, offset)
+        return content(self._source, blob, offset)
 
     def _check_platform(self, config: ImageConfig) -> None:
         """Say when a program cannot run here as it is; refuse when a platform was asked for."""
-        if self._platform.runs(config.platform):
+        if self._platform.runs(config.platform, strict=self._strict):
             return
         message = f"{self._source.name} is an image for {config.platform}, not for {self._platform}"
         if self._strict:

@@ -55,8 +55,8 @@ def _current(
     image = store.find(reference)
     if image is None or not store.is_whole(image):
         return None
-    if image.manifest.platform and not platform.runs(image.manifest.platform):
-        return None
+    if image.manifest.platform not in (None, platform):
+        return None  # the registry may have one that fits better
     if reference.digest:
         return image
     digest = client.head(reference)

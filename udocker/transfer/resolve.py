@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from udocker.errors import ImageNotFound, InvalidDocument
-from udocker.oci import INDEX_TYPES, Descriptor, Digest, Index, Manifest, Platform
+from udocker.oci import (
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    Descriptor,
+    Digest,
+    Index,
+    Manifest,
+    Platform,
+)
 from udocker.values import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from udocker.transfer.source import Source
 
 MAX_LAYERS = 4096
 MAX_NESTING = 4
 """Indexes in indexes that are followed."""
+MAX_INDEXES = 64
+"""Indexes that are read in search of one image."""
+_REFERENCE_TYPE = "vnd.docker.reference.type"
+"""Annotation of BuildKit: the entry says something about another one."""
 
 
 @dataclass(frozen=True)
@@ -27,51 +39,120 @@ class Resolved:
     source: Digest
 
 
-def resolve(source: Source, platform: Platform) -> Resolved:
-    """Return the manifest that `source` has for `platform`. Raises ImageNotFound if none."""
-    descriptor, data = source.document()
-    named = descriptor.digest
-    for _ in range(MAX_NESTING):
-        if descriptor.media_type not in INDEX_TYPES:
-            manifest = Manifest.from_bytes(data, descriptor.media_type)
-            if len(manifest.layers) > MAX_LAYERS:
-                raise InvalidDocument(f"{source.name} has more than {MAX_LAYERS} layers")
-            return Resolved(descriptor, data, manifest, named)
-        chosen = choose(Index.from_bytes(data).manifests, platform, source.name)
-        descriptor, data = source.document(chosen.digest)
-        descriptor = replace(descriptor, platform=chosen.platform)
-        if len(data) != chosen.size_bytes:
-            raise InvalidDocument(f"{source.name}: manifest {chosen.digest} has another size")
-    raise InvalidDocument(f"{source.name}: indexes nested more than {MAX_NESTING} deep")
+def resolve(source: Source, platform: Platform, *, strict: bool = False) -> Resolved:
+    """Return the manifest that `source` has for `platform`. Raises ImageNotFound if none.
 
-
-def choose(entries: Iterable[Descriptor], platform: Platform, name: str) -> Descriptor:
-    """Return the entry that runs on `platform`, of several the one that fits it most closely.
-
-    Attestations are no images and are passed over; an entry without platform is the last resort.
+    `strict` takes no other architecture, also where the processor could run it.
     """
-    images = [entry for entry in entries if not _is_attestation(entry)]
-    fitting = [entry for entry in images if entry.platform and platform.runs(entry.platform)]
-    if fitting:
-        return max(fitting, key=_variant)
-    unnamed = [entry for entry in images if entry.platform is None]
-    if unnamed:
-        return unnamed[0]
-    offered = ", ".join(sorted({str(entry.platform) for entry in images})) or "nothing"
-    raise ImageNotFound(
-        f"{name} has no image for {platform}; it offers {offered}",
-        hint="udocker pull --platform OS/ARCH takes another one",
-    )
+    descriptor, data = source.document()
+    found = _Search(source, platform, strict=strict).manifest(descriptor, data)
+    manifest = Manifest.from_bytes(found[1], found[0].media_type)
+    if len(manifest.layers) > MAX_LAYERS:
+        raise InvalidDocument(f"{source.name} has more than {MAX_LAYERS} layers")
+    return Resolved(*found, manifest, descriptor.digest)
 
 
-def _variant(entry: Descriptor) -> str:
-    return entry.platform.variant if entry.platform else ""
+def document(source: Source, entry: Descriptor) -> tuple[Descriptor, bytes]:
+    """Return what an index's entry names. Raises InvalidDocument for one of another size."""
+    if not entry.digest.is_known:
+        algorithm = entry.digest.algorithm
+        raise InvalidDocument(
+            f"{source.name}: a manifest is named by its {algorithm} digest, which is unknown here",
+            hint="ask its author for one named by sha256 or sha512",
+        )
+    if entry.data is not None:
+        plain = Descriptor(entry.media_type, entry.digest, entry.size_bytes, entry.platform)
+        return plain, entry.data
+    found, data = source.document(entry.digest)
+    if len(data) != entry.size_bytes:
+        raise InvalidDocument(f"{source.name}: manifest {entry.digest} has another size")
+    return replace(found, platform=entry.platform), data
 
 
-def _is_attestation(entry: Descriptor) -> bool:
-    if entry.annotation("vnd.docker.reference.type") is not None:
+class _Search:
+    """A walk through indexes, the most fitting entries first."""
+
+    def __init__(self, source: Source, platform: Platform, *, strict: bool) -> None:
+        self._source = source
+        self._platform = platform
+        self._strict = strict
+        self._indexes = 0
+
+    def manifest(
+        self, descriptor: Descriptor, data: bytes, depth: int = 0
+    ) -> tuple[Descriptor, bytes]:
+        if descriptor.media_type not in INDEX_TYPES:
+            return descriptor, data
+        self._indexes += 1
+        if depth >= MAX_NESTING or self._indexes > MAX_INDEXES:
+            raise InvalidDocument(f"{self._source.name}: indexes in indexes without end")
+        entries = Index.from_bytes(data).manifests
+        none: ImageNotFound | None = None
+        for entry in candidates(entries, self._platform, strict=self._strict):
+            try:
+                return self.manifest(*document(self._source, entry), depth + 1)
+            except ImageNotFound as error:
+                if entry.media_type not in INDEX_TYPES:
+                    raise
+                none = none or error  # another index may have it
+        raise none or _nothing_fits(entries, self._platform, self._source.name)
+
+
+def choose(
+    entries: Iterable[Descriptor], platform: Platform, name: str, *, strict: bool = False
+) -> Descriptor:
+    """Return the first of `candidates`. Raises ImageNotFound, saying what there is instead."""
+    listed = tuple(entries)
+    for entry in candidates(listed, platform, strict=strict):
+        return entry
+    raise _nothing_fits(listed, platform, name)
+
+
+def candidates(
+    entries: Iterable[Descriptor], platform: Platform, *, strict: bool = False
+) -> Iterator[Descriptor]:
+    """Yield entries that run on `platform`, the closest first, of equals the first.
+
+    Attestations, artifacts and what is of an unknown type are no images and are passed over;
+    entries without a platform are the last resort.
+    """
+    images = [entry for entry in entries if _is_image(entry)]
+    ranked = [(_rank(entry, platform, strict=strict), entry) for entry in images]
+    fitting = [(rank, entry) for rank, entry in ranked if rank is not None]
+    # an unknown kind of digest comes behind known ones of the same platform
+    fitting.sort(key=lambda pair: (pair[0], not pair[1].digest.is_known))
+    yield from (entry for _, entry in fitting)
+    yield from (entry for entry in images if entry.platform is None)
+
+
+def _rank(entry: Descriptor, platform: Platform, *, strict: bool) -> int | None:
+    return platform.rank(entry.platform, strict=strict) if entry.platform else None
+
+
+def _is_image(entry: Descriptor) -> bool:
+    if entry.media_type not in (*INDEX_TYPES, *MANIFEST_TYPES) or entry.artifact_type:
+        return False
+    return not is_attestation(entry)
+
+
+def is_attestation(entry: Descriptor) -> bool:
+    """Tell whether an entry of an index only says something about another one."""
+    if entry.annotation(_REFERENCE_TYPE) is not None:
         return True
     return entry.platform is not None and "unknown" in (
         entry.platform.os,
         entry.platform.architecture,
     )
+
+
+def _nothing_fits(entries: Iterable[Descriptor], platform: Platform, name: str) -> ImageNotFound:
+    listed = tuple(entries)
+    offered = sorted({str(entry.platform) for entry in listed if _is_image(entry)})
+    if offered:
+        return ImageNotFound(
+            f"{name} has no image for {platform}; it offers {', '.join(offered)}",
+            hint="udocker pull --platform OS/ARCH takes another one",
+        )
+    kinds = sorted({entry.artifact_type or entry.media_type for entry in listed})
+    held = ", ".join(kind[:100] for kind in kinds[:5]) or "nothing"
+    return ImageNotFound(f"{name} is an index without container images; it holds {held}")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from udocker.errors import ImageNotFound, IntegrityError, StoreError
+from udocker.oci import MAX_DOCUMENT_BYTES, Digest
+from udocker.values import replace
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Protocol
 
-    from udocker.oci import Descriptor, Digest
+    from udocker.images.store import Image, ImageStore
+    from udocker.oci import Descriptor
     from udocker.reference import Reference
     from udocker.registry.client import Client
 
@@ -30,6 +35,55 @@ if TYPE_CHECKING:
 
         def reopen(self) -> None:
             """Share no connection or file position with the process that was forked from."""
+
+
+def content(source: Source, blob: Descriptor, offset: int = 0) -> Iterator[bytes]:
+    """Return a blob's bytes from `offset` on: those that its descriptor holds, or the source."""
+    if blob.data is not None:
+        return iter((blob.data[offset:],))
+    return source.blob(blob, offset)
+
+
+class StoreSource:
+    """An image of the store as it was pulled, loaded or committed."""
+
+    def __init__(self, store: ImageStore, image: Image) -> None:
+        self._store = store
+        self._image = image
+
+    @property
+    def name(self) -> str:
+        """The image's name."""
+        return self._image.name
+
+    def document(self, digest: Digest | None = None) -> tuple[Descriptor, bytes]:
+        """Return the manifest, which has to be as it was."""
+        manifest = self._image.manifest
+        if digest not in (None, manifest.digest):
+            raise ImageNotFound(f"{self.name}: {digest} is not here")
+        data = self._store.blobs.read(manifest.digest, MAX_DOCUMENT_BYTES)
+        if Digest.of(data, manifest.digest.algorithm) != manifest.digest:
+            raise IntegrityError(f"{self.name}: its manifest is damaged here", hint=_AGAIN)
+        return replace(manifest, annotations=()), data
+
+    def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[bytes]:
+        """Read a blob of the store."""
+        path = self._store.blobs.path(descriptor.digest)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                file.seek(offset)
+                while chunk := file.read(_CHUNK_BYTES):
+                    yield chunk
+        except OSError as error:
+            problem = f"{self.name}: blob {descriptor.digest}: {error.strerror}"
+            raise StoreError(problem, hint=_AGAIN) from error
+
+    def reopen(self) -> None:
+        """Do nothing: every blob is opened for itself."""
+
+
+_CHUNK_BYTES = 256 << 10
+_AGAIN = "udocker pull brings it again"
 
 
 class RegistrySource:
