@@ -1,14 +1,16 @@
 """Measure udocker beside its peers: python3 utils/bench.py start|pull|engines [--runs N]
 
     start   a container of Debian that runs /bin/true and is gone
-    pull    from nothing to an image that could run, from a registry on loopback
+    pull    from nothing to an image that could run, from a registry on loopback: time,
+            processor, memory and disk, for images small, deb, ml and ml-zstd (--images), on
+            tmpfs, on a new ext4 in a file, or in a directory (--on)
     engines every engine: start-up, and the cost of forks, files and reads against none
 
 Every round runs each tool once, so that what disturbs one disturbs all. A tool that is not
 installed is left out; one that refuses this machine is named with its reason. As root, Debian
 is fetched as root and everything else is done as user 65532, who has nothing but --store.
 Prints a table in Markdown; --store (in memory, for disks tell more of themselves than of the
-tools) keeps the Debian image for the next time, and nothing else.
+tools) keeps the images for the next time, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,15 +20,16 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 
+import benchpull
 from benchengines import engine_table, ways
 from benchtools import (
+    NAME,
     TAG,
     UID,
     Bench,
@@ -37,12 +40,27 @@ from benchtools import (
     Podman,
     Refused,
     Runc,
-    SkopeoUmoci,
     Tool,
     Udocker,
+    free_address,
     make_image,
     remove,
+    wait_for,
 )
+
+FILE_SYSTEMS = ("tmpfs", "ext4")
+EXT4_BYTES = 24 << 30
+"""Of a file with holes: what is not written takes no place."""
+INSIDE = """
+mount --bind "$2" /etc/passwd
+case $4 in
+    tmpfs) mount -t tmpfs -o size=90% bench "$3" ;;
+    ext4) mount -o loop "$5" "$3" ;;
+esac
+chown "$1:$1" "$3"
+shift 5
+exec "$@"
+"""
 
 
 class Result:
@@ -65,21 +83,13 @@ def start_once(tool: Tool) -> float:
     return time.perf_counter() - began
 
 
-def pull_once(tool: Tool) -> float:
-    """Return how long a pull into an empty store took, in seconds."""
-    tool.fresh()
-    began = time.perf_counter()
-    tool.pull()
-    return time.perf_counter() - began
-
-
-def measured(tools: Sequence[Tool], once: str, runs: int) -> list[Result]:
+def measured(tools: Sequence[Tool], runs: int) -> list[Result]:
     """Return the times of `runs` rounds after one that does not count."""
     results = [Result(tool) for tool in tools if tool.is_there()]
     try:
         for number in range(runs + 1):
             for result in results:
-                one_round(result, once, counts=number > 0)
+                one_round(result, counts=number > 0)
             print(f"round {number} of {runs}", file=sys.stderr)
     finally:
         for tool in tools:
@@ -87,15 +97,14 @@ def measured(tools: Sequence[Tool], once: str, runs: int) -> list[Result]:
     return results
 
 
-def one_round(result: Result, once: str, *, counts: bool) -> None:
+def one_round(result: Result, *, counts: bool) -> None:
     """The tool was measured once more, or has refused. A round that does not count prepares."""
     if result.refusal:
         return
-    measure = {"start": start_once, "pull": pull_once}[once]
     try:
-        if once == "start" and not counts:
+        if not counts:
             result.tool.prepare()
-        seconds = measure(result.tool)
+        seconds = start_once(result.tool)
     except (Refused, OSError, subprocess.TimeoutExpired) as error:
         result.refusal = str(error)
         return
@@ -118,83 +127,143 @@ def table(results: Sequence[Result]) -> Iterator[str]:
         yield f"| {' | '.join([result.tool.name, *cells])} |"
 
 
-def start_again_as_user(bench: Bench) -> None:
-    """Become a user without privileges, and this script in a Python which that user can read."""
-    os.chown(bench.store, UID, UID)
-    os.setgroups([])
-    os.setresgid(UID, UID, UID)
-    os.setresuid(UID, UID, UID)
+def run_as_user(bench: Bench, on: str | None) -> int:
+    """Everything else is done by a user without privileges; return the status.
+
+    What is mounted for it is seen by its processes alone and gone with the last of them.
+    """
     python = shutil.which("python3", path=bench.env["PATH"])
     if python is None:
         raise SystemExit(f"bench: user {UID} can run no python3 of {bench.env['PATH']}")
-    os.chdir("/")
-    os.execve(python, [python, os.path.abspath(__file__), *sys.argv[1:]], dict(os.environ))
+    place, image = os.path.join(bench.store, str(os.getpid())), os.path.join(bench.store, "ext4")
+    user = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
+    command = [*user, python, os.path.abspath(__file__), *sys.argv[1:]]
+    os.chown(bench.store, UID, UID)
+    os.makedirs(place)
+    try:
+        passwd = os.path.join(bench.store, "passwd")
+        with open("/etc/passwd") as known, open(passwd, "w") as file:
+            # buildah does not work for a user without a name
+            file.write(f"{known.read()}bench:x:{UID}:{UID}::/:/bin/sh\n")
+        if on in FILE_SYSTEMS:
+            command += ["--on", place]
+        if on == "ext4":
+            with open(image, "wb") as file_system:
+                file_system.truncate(EXT4_BYTES)
+            subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True)
+        words = [str(UID), passwd, place, on if on in FILE_SYSTEMS else "", image, *command]
+        return subprocess.call(["unshare", "--mount", "sh", "-euc", INSIDE, "sh", *words], cwd="/")
+    finally:
+        for path in (image, passwd):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        os.rmdir(place)
 
 
 @contextlib.contextmanager
-def registry(bench: Bench) -> Iterator[None]:
-    """A registry that holds the image runs on loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        bench.registry = f"127.0.0.1:{free.getsockname()[1]}"
-    config = os.path.join(bench.scratch, "registry.json")
-    storage = {"filesystem": {"rootdirectory": bench.fresh("registry")}}
+def registry(bench: Bench, images: Sequence[tuple[str, str, str]]) -> Iterator[None]:
+    """A registry that holds the images (layout, tag in it, name) runs on loopback."""
+    storage = os.path.join(bench.store, f"registry-{os.getpid()}")
+    os.makedirs(storage)
+    bench.registry = free_address()
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(served(bench, storage, bench.registry, None))
+            certificate = benchpull.openssl_certificate(storage)
+            if certificate:
+                bench.tls_registry = free_address()
+                stack.enter_context(served(bench, storage, bench.tls_registry, certificate))
+            copy = ["skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false"]
+            for layout, tag, name in images:
+                target = f"docker://{bench.registry}/{name}"
+                bench.run([*copy, f"oci:{layout}:{tag}", target])
+            yield
+    finally:
+        remove(storage)
+
+
+@contextlib.contextmanager
+def served(
+    bench: Bench, storage: str, address: str, certificate: tuple[str, str] | None
+) -> Iterator[None]:
+    """One registry process serves what is in `storage`, by https if it has a certificate."""
+    config = os.path.join(storage, f"{address}.json")
+    http: dict[str, object] = {"addr": address}
+    if certificate:
+        http["tls"] = {"certificate": certificate[0], "key": certificate[1]}
     with open(config, "w") as file:  # a registry reads YAML, of which JSON is a part
-        http = {"addr": bench.registry}
-        json.dump({"version": "0.1", "storage": storage, "http": http}, file)
-    log = subprocess.DEVNULL
-    argv = ["docker-registry", "serve", config]
+        stored = {"filesystem": {"rootdirectory": storage}}
+        json.dump({"version": "0.1", "storage": stored, "http": http}, file)
+    argv, log = ["docker-registry", "serve", config], subprocess.DEVNULL
     with subprocess.Popen(argv, env=bench.env, stdout=log, stderr=log) as server:
         try:
-            wait_for(bench.registry)
-            copy = ["skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false"]
-            bench.run([*copy, f"oci:{bench.layout}:{TAG}", f"docker://{bench.reference}"])
+            wait_for(address)
             yield
         finally:
             server.terminate()
 
 
-def wait_for(address: str) -> None:
-    """Return when something listens at `address`. Raises Refused after ten seconds."""
-    host, _, port = address.partition(":")
-    for _ in range(200):
-        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
-            return
-        time.sleep(0.05)
-    raise Refused("docker-registry does not answer")
-
-
-def tools_for(bench: Bench, what: str, older: str | None) -> list[Tool]:
-    """Return the tools that `what` is measured with; the first one is the base of ratios."""
+def tools_for(bench: Bench, older: str | None) -> list[Tool]:
+    """Return the tools that start containers; the first one is the base of ratios."""
     others = [OlderUdocker(bench, older)] if older else []
-    if what == "start":
-        own = [Floor(bench), Udocker(bench)]
-        return [*own, Bwrap(bench), Crun(bench), Runc(bench), Podman(bench), *others]
-    return [Udocker(bench), SkopeoUmoci(bench), Podman(bench), *others]
+    own = [Floor(bench), Udocker(bench)]
+    return [*own, Bwrap(bench), Crun(bench), Runc(bench), Podman(bench), *others]
 
 
-def main() -> None:
-    """Prepare, measure, print."""
+def parsed() -> argparse.Namespace:
+    """Return the words of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("start", "pull", "engines"))
     parser.add_argument("--runs", type=int, help="rounds that count (start 20, pull 3, engines 4)")
     parser.add_argument("--store", default="/dev/shm/udocker-bench", metavar="DIR")
-    parser.add_argument("--peer-udocker", metavar="PATH", help="a udocker 1.3 to compare with")
+    parser.add_argument(
+        "--peer-udocker", metavar="PATH", help="a udocker 1.3 to compare with; pull: or `fetch`"
+    )
     parser.add_argument("--modes", nargs="+", metavar="MODE", help="engines: these modes only")
-    words = parser.parse_args()
-    bench = Bench(os.path.abspath(words.store))
-    make_image(bench)
+    images = benchpull.IMAGES
+    parser.add_argument("--images", nargs="+", choices=images, default=images, help="pull: these")
+    parser.add_argument(
+        "--peers", nargs="+", metavar="NAME", help="pull: only tools whose names begin so"
+    )
+    parser.add_argument(
+        "--on", metavar="DIR", help="pull: where; as root also `tmpfs` or `ext4`, made for it"
+    )
+    return parser.parse_args()
+
+
+def lines(bench: Bench, words: argparse.Namespace) -> Iterator[str]:
+    """Measure what was asked for; yield the lines of the tables."""
+    runs = words.runs or {"start": 20, "pull": 3, "engines": 4}[words.what]
+    if words.what == "pull":
+        yield from benchpull.pull_tables(bench, words.images, words.peer_udocker, words.peers, runs)
+    elif words.what == "engines":
+        yield from engine_table(ways(bench, words.peer_udocker, words.modes), runs)
+    else:
+        yield from table(measured(tools_for(bench, words.peer_udocker), runs))
+
+
+def main() -> None:
+    """Prepare, measure, print."""
+    words = parsed()
+    store = os.path.abspath(words.store)
+    place = words.on and words.on not in FILE_SYSTEMS and os.path.abspath(words.on)
+    bench = Bench(store, place or None)
+    if words.what != "pull" or "deb" in words.images:
+        make_image(bench)
     if os.geteuid() == 0:
-        start_again_as_user(bench)
+        os.makedirs(store, exist_ok=True)
+        raise SystemExit(run_as_user(bench, words.on))
+    if words.on in FILE_SYSTEMS:
+        raise SystemExit(f"bench: only root can make a new {words.on}; name a directory")
+    images = [(bench.layout, TAG, f"{NAME}:{TAG}")]
     try:
-        os.makedirs(bench.env["XDG_RUNTIME_DIR"], mode=0o700)
-        with registry(bench):
-            runs = words.runs or {"start": 20, "pull": 3, "engines": 4}[words.what]
-            if words.what == "engines":
-                print(*engine_table(ways(bench, words.peer_udocker, words.modes), runs), sep="\n")
-                return
-            tools = tools_for(bench, words.what, words.peer_udocker)
-            print(*table(measured(tools, words.what, runs)), sep="\n")
+        for name in ("run", "tmp"):
+            os.makedirs(os.path.join(bench.env["HOME"], name), mode=0o700)
+        if words.what == "pull":
+            images = benchpull.prepare_images(bench, words.images)
+        with registry(bench, images):
+            for line in lines(bench, words):
+                print(line, flush=True)
     except Refused as refusal:
         raise SystemExit(f"bench: {refusal}") from None
     finally:

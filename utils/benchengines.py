@@ -65,17 +65,17 @@ class Way(Udocker):
 
     def prepare(self) -> None:
         """Make the container; the first way pulls for all."""
-        self._install()
-        self._directory = os.path.join(self.bench.scratch, "ways")
-        if not os.path.isdir(self._directory):
+        self.install()
+        self.directory = os.path.join(self.bench.scratch, "ways")
+        if not os.path.isdir(self.directory):
             self.bench.fresh("ways")
-            self._udocker("pull", self.bench.reference)
-        self._udocker("create", f"--name={self.mode}", self.bench.reference)
+            self.udocker("pull", self.bench.reference)
+        self.udocker("create", f"--name={self.mode}", self.bench.reference)
         self.execute(NOTHING)
 
     def execute(self, script: str) -> None:
         """Run a shell script in the container."""
-        self._udocker("run", f"--engine={self.mode}", self.mode, "/bin/sh", "-c", script)
+        self.udocker("run", f"--engine={self.mode}", self.mode, "/bin/sh", "-c", script)
 
 
 class ChRun(Tool):

@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Sequence
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -29,18 +31,25 @@ class Refused(Exception):
 class Bench:
     """What all tools share: a place, the image as tree and in a registry, the environment."""
 
-    def __init__(self, store: str) -> None:
+    def __init__(self, store: str, place: str | None = None) -> None:
         self.store = store
         self.image = os.path.join(store, "image")
         self.tree = os.path.join(self.image, "tree")
         self.layout = os.path.join(self.image, "layout")
-        self.scratch = os.path.join(store, f"scratch-{os.getpid()}")
+        self.layout_tag = TAG
+        self.name, self.tag = NAME, TAG
+        self.place = place or store
+        """Where the tools work."""
+        self.scratch = os.path.join(self.place, f"s{os.getpid()}")
         self.registry = ""
+        self.tls_registry = ""
+        """The same by https, where openssl is there to make a certificate."""
         home = os.path.join(self.scratch, "home")
         self.env = {
             "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin",
             "HOME": home,
             "XDG_RUNTIME_DIR": os.path.join(home, "run"),
+            "TMPDIR": os.path.join(home, "tmp"),
             "LANG": "C.UTF-8",
             **{name: value for name, value in os.environ.items() if name.startswith("PIP_")},
         }
@@ -72,7 +81,7 @@ class Bench:
     @property
     def reference(self) -> str:
         """The image's name with its registry."""
-        return f"{self.registry}/{NAME}:{TAG}"
+        return f"{self.registry}/{self.name}:{self.tag}"
 
 
 class Tool:
@@ -83,6 +92,8 @@ class Tool:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
+        self.directory = ""
+        """Where what it stores lies."""
 
     def is_there(self) -> bool:
         """Tell whether it is installed."""
@@ -105,6 +116,11 @@ class Tool:
     def pull(self) -> None:
         """Bring the image here, ready to run."""
         raise NotImplementedError
+
+    def clear(self) -> None:
+        """Throw away what a pull has brought."""
+        if self.directory:
+            remove(self.directory)
 
     def close(self) -> None:
         """Leave nothing behind but what lies in the scratch directory."""
@@ -134,18 +150,19 @@ class Udocker(Tool):
 
     def fresh(self) -> None:
         """Start without images."""
-        self._install()
-        self._directory = self.bench.fresh("udocker")
+        self.install()
+        self.directory = self.bench.fresh("udocker")
 
     def pull(self) -> None:
         """Pull into an empty store."""
-        self._udocker("pull", self.bench.reference)
+        self.udocker("pull", self.bench.reference)
 
     def start(self) -> None:
         """Run from the image."""
-        self._udocker("run", "--rm", self.bench.reference, "/bin/true")
+        self.udocker("run", "--rm", self.bench.reference, "/bin/true")
 
-    def _install(self) -> None:
+    def install(self) -> None:
+        """This checkout is installed."""
         self._program = os.path.join(self.bench.scratch, "installed", "bin", "udocker")
         if os.path.exists(self._program):
             return
@@ -153,8 +170,9 @@ class Udocker(Tool):
         prefix = os.path.join(self.bench.scratch, "installed")
         self.bench.run(["sh", script, "--prefix", prefix], UDOCKER_DIR=prefix)
 
-    def _udocker(self, *words: str) -> None:
-        more = {"UDOCKER_DIR": self._directory, "UDOCKER_INSECURE": "1"}
+    def udocker(self, *words: str) -> None:
+        """Run it with its own store."""
+        more = {"UDOCKER_DIR": self.directory, "UDOCKER_INSECURE": "1"}
         self.bench.run([self._program, *words], **more)
 
 
@@ -174,19 +192,20 @@ class OlderUdocker(Tool):
 
     def fresh(self) -> None:
         """Start without images."""
-        self._directory = self.bench.fresh("older")
+        self.directory = self.bench.fresh("older")
 
     def pull(self) -> None:
         """Pull, and make a container: before that nothing is unpacked."""
-        self._udocker("pull", f"--registry=http://{self.bench.registry}", f"{NAME}:{TAG}")
-        self._udocker("create", "--name=bench", f"{NAME}:{TAG}")
+        image = f"{self.bench.name}:{self.bench.tag}"
+        self._udocker("pull", f"--registry=http://{self.bench.registry}", image)
+        self._udocker("create", "--name=bench", image)
 
     def start(self) -> None:
         """Run the container that was made before."""
         self._udocker("run", "--nobanner", "bench", "/bin/true")
 
     def _udocker(self, *words: str) -> None:
-        self.bench.run([self.program, *words], UDOCKER_DIR=self._directory)
+        self.bench.run([self.program, *words], UDOCKER_DIR=self.directory)
 
 
 class Podman(Tool):
@@ -194,6 +213,7 @@ class Podman(Tool):
 
     name = "podman"
     program = "podman"
+    folder = "podman"
     _runtime: Sequence[str] = ()
     _cgroups: Sequence[str] = ("--cgroups=disabled",)
 
@@ -208,10 +228,10 @@ class Podman(Tool):
 
     def fresh(self) -> None:
         """Start without images."""
-        directory = self.bench.fresh("podman")
-        places = ["--root", f"{directory}/graph", "--runroot", f"{directory}/run"]
+        self.directory = self.bench.fresh(self.folder)
+        places = ["--root", f"{self.directory}/graph", "--runroot", f"{self.directory}/r"]
         single_id = ["--storage-opt", "overlay.ignore_chown_errors=true"]
-        self._command = ["podman", *places, "--storage-driver", "overlay", *single_id]
+        self.command = [self.program, *places, "--storage-driver", "overlay", *single_id]
 
     def pull(self) -> None:
         """Pull into an empty store."""
@@ -234,7 +254,7 @@ class Podman(Tool):
                 os.unlink(f"/dev/shm/libpod_rootless_lock_{UID}")
 
     def _podman(self, *words: str) -> None:
-        self.bench.run([*self._command, *self._runtime, "--cgroup-manager=cgroupfs", *words])
+        self.bench.run([*self.command, *self._runtime, "--cgroup-manager=cgroupfs", *words])
 
 
 class Bwrap(Tool):
@@ -300,15 +320,15 @@ class SkopeoUmoci(Tool):
 
     def fresh(self) -> None:
         """Start without images."""
-        self._directory = self.bench.fresh("umoci")
+        self.directory = self.bench.fresh("umoci")
 
     def pull(self) -> None:
         """Copy, then unpack."""
-        layout = f"{self._directory}/layout:{TAG}"
+        layout = f"{self.directory}/layout:{TAG}"
         source = f"docker://{self.bench.reference}"
         policy = ["skopeo", "--insecure-policy", "copy", "--src-tls-verify=false"]
         self.bench.run([*policy, source, f"oci:{layout}"])
-        bundle = f"{self._directory}/bundle"
+        bundle = f"{self.directory}/bundle"
         self.bench.run(["umoci", "unpack", "--rootless", "--image", layout, bundle])
 
 
@@ -348,6 +368,23 @@ def write_layer(path: str, tree: str, parts: Sequence[str], without: Sequence[st
         for part in parts:
             for name in [part] if part else sorted(os.listdir(tree)):
                 layer.add(os.path.join(tree, name), name, filter=wanted)
+
+
+def free_address() -> str:
+    """Return a port of loopback that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def wait_for(address: str) -> None:
+    """Return when something listens at `address`. Raises Refused after ten seconds."""
+    host, _, port = address.partition(":")
+    for _ in range(200):
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
+            return
+        time.sleep(0.05)
+    raise Refused("docker-registry does not answer")
 
 
 def remove(path: str) -> None:
