@@ -33,6 +33,7 @@ COMMANDS = {
     "inspect": "Show what is known of an image or container.",
     "rm": "Remove containers.",
     "rmi": "Remove images.",
+    "load": "Load images from an archive.",
     "clone": "Copy a container.",
     "cp": "Copy files into a container, or out of it.",
     "diff": "List what a container changed of its image.",

@@ -6,6 +6,7 @@ What a dead process left is taken over by rename, which one taker wins, and cont
 
 from __future__ import annotations
 
+import errno
 import os
 
 from udocker import disk
@@ -59,6 +60,22 @@ class BlobStore:
         disk.write_whole(path, data, drafts=self.partial)
         return digest
 
+    def adopt(self, path: str, digest: Digest) -> None:
+        """Give a file of this file system, which has that digest, its name here as well.
+
+        Where it cannot be linked nothing is done.
+        """
+        final = self.path(digest)
+        disk.make_directory(os.path.dirname(final))
+        try:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            os.chmod(path, 0o444)
+            os.link(path, final)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise disk.store_error(error, final) from error
+
     def begin(self, descriptor: Descriptor) -> PartialBlob:
         """Return the blob to be collected, with what an earlier, dead process got of it."""
         disk.make_directory(self.partial)
@@ -74,6 +91,17 @@ class BlobStore:
                 except FileNotFoundError:  # another process was quicker
                     continue
         return PartialBlob(own, self.path(descriptor.digest), descriptor)
+
+    def forget(self, descriptor: Descriptor) -> None:
+        """Remove what dead processes left of a blob that nobody will go on with."""
+        prefix = f"{descriptor.digest.algorithm}-{descriptor.digest.hex}."
+        for name in self._partial_names():
+            left = f"{self.partial}/{name}"
+            if name.startswith(prefix) and is_abandoned(left, name[len(prefix) :]):
+                try:
+                    os.unlink(left)
+                except FileNotFoundError:  # another process was quicker
+                    continue
 
     def sweep(self) -> None:
         """Remove what dead processes left of blobs that are here by now, or left a week ago."""

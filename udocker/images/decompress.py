@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 
 PIECE_BYTES = 1 << 20
+HEAD_BYTES = 10
+"""So much of the beginning tells how data is compressed."""
 _GZIP, _XZ, _BZIP2 = b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh"
 _ZSTD, _ZSTD_SKIPPABLE = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
 _BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")
@@ -51,17 +53,31 @@ def chunks(source: Iterable[bytes]) -> Iterator[bytes]:
     the data is broken or cut off, or when this Python cannot decompress it.
     """
     rest = filter(None, iter(source))
-    head = _at_least(10, b"", rest)
+    head = _at_least(HEAD_BYTES, b"", rest)
     pieces = chain([head] if head else [], rest)
-    if head.startswith(_GZIP):
-        return _decoded(pieces, "gzip", _GZIP, *_gzip())
-    if head.startswith(_ZSTD) or (head[1:4] == _ZSTD_SKIPPABLE and head[0] >> 4 == 5):
+    kind = compression(head)
+    if kind == "gzip":
+        return _decoded(pieces, kind, _GZIP, *_gzip())
+    if kind == "zstd":
         return _zstd(pieces)
-    if head.startswith(_XZ):
-        return _decoded(pieces, "xz", _XZ, *_xz())
-    if head.startswith(_BZIP2) and head[4:10] in _BZIP2_BLOCKS:
-        return _decoded(pieces, "bzip2", _BZIP2, *_bzip2())
+    if kind == "xz":
+        return _decoded(pieces, kind, _XZ, *_xz())
+    if kind == "bzip2":
+        return _decoded(pieces, kind, _BZIP2, *_bzip2())
     return _small(pieces)
+
+
+def compression(head: bytes) -> str:
+    """Return how data that begins with `head` (`HEAD_BYTES`) is compressed; empty: not at all."""
+    if head.startswith(_GZIP):
+        return "gzip"
+    if head.startswith(_ZSTD) or (head[1:4] == _ZSTD_SKIPPABLE and head[0] >> 4 == 5):
+        return "zstd"
+    if head.startswith(_XZ):
+        return "xz"
+    if head.startswith(_BZIP2) and head[4:HEAD_BYTES] in _BZIP2_BLOCKS:
+        return "bzip2"
+    return ""
 
 
 def _at_least(size: int, data: bytes, pieces: Iterator[bytes]) -> bytes:

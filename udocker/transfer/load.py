@@ -1,0 +1,185 @@
+"""Images of archives and layouts into the store: `docker save`'s, OCI's, from a file or a stream.
+
+An archive that can be read at any place is read where it lies, several layers at once. One that
+cannot, a pipe or a compressed file, is kept in the store's `partial/` first, file by file; a
+layer of it then becomes a blob by a link, so that nothing is written twice.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+
+from udocker import console, trees
+from udocker.errors import UdockerError, UsageError
+from udocker.images import decompress
+from udocker.images.archivefiles import Directory, Indexed, Spooled, is_compressed
+from udocker.oci import MAX_DOCUMENT_BYTES, Digest, ImageConfig, Platform
+from udocker.transfer.archived import archived_images
+from udocker.transfer.ingest import Ingest
+from udocker.transfer.resolve import resolve
+from udocker.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from udocker.images.archivefiles import Files
+    from udocker.images.store import Image, ImageStore
+    from udocker.oci import Descriptor
+    from udocker.reference import Reference
+    from udocker.settings import Settings
+    from udocker.transfer.archived import Archived
+    from udocker.transfer.archivenames import Wanted
+    from udocker.transfer.resolve import Resolved
+
+_PIECE_BYTES = 1 << 20
+_STDIN = "/proc/self/fd/0"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What to load: `path` is a file, a directory, or `-` for standard input."""
+
+    path: str
+    wanted: Wanted | None
+    platform: str | None
+
+
+def load(settings: Settings, store: ImageStore, what: Load) -> Iterator[Reference]:
+    """Bring the images of an archive, one after the other; yield each name as it is there.
+
+    Raises InvalidDocument, IntegrityError, UnpackError, StoreError; images before the one that
+    failed stay.
+    """
+    store.prepare()
+    content = store.using()
+    stages: list[str] = []
+    try:
+        broken = store.set_aside_broken_index()
+        if broken:
+            console.warn(f"the list of images was broken and is now {broken}; load them again")
+        files = _opened(what.path, store, stages)
+        yield from _Loading(settings, store, what).run(files)
+    finally:
+        for stage in stages:
+            trees.remove_tree(stage)
+        content.release()
+
+
+class _Loading:
+    def __init__(self, settings: Settings, store: ImageStore, what: Load) -> None:
+        machine = os.uname().machine
+        self._settings = settings
+        self._store = store
+        self._what = what
+        self._platform = (
+            Platform.parse(what.platform) if what.platform else Platform.of_machine(machine)
+        )
+
+    def run(self, files: Files) -> Iterator[Reference]:
+        images = archived_images(files, self._platform, self._known)
+        self._check_names(images)
+        for image in images:
+            yield from self._bring(image)
+
+    def _check_names(self, images: list[Archived]) -> None:
+        """Raise UsageError where several images would get the same name."""
+        wanted = self._what.wanted
+        if wanted is None or len(images) < 2:
+            return
+        tags = [set(image.given.chosen(wanted, _NO_CONFIG)) for image in images]
+        if wanted.has_tag or sum(map(len, tags)) > len(set().union(*tags)):
+            raise UsageError(
+                f"{self._what.path} has {len(images)} images, which cannot have one name",
+                hint="load them under their own names; udocker tag gives others",
+            )
+
+    def _bring(self, image: Archived) -> Iterator[Reference]:
+        resolved = resolve(image.source, self._platform)
+        for layer in resolved.manifest.layers:
+            part = image.source.part(layer)
+            if part and part.digest == layer.digest and not self._store.blobs.has(layer):
+                self._store.blobs.adopt(part.path, layer.digest)
+        names = image.given.chosen(self._what.wanted, resolved.manifest.config.digest)
+        try:
+            first = self._here(names[0], resolved) or self._ingest(image, names[0])
+        except BaseException:
+            for layer in resolved.manifest.layers:  # as quickly read again as gone on with
+                self._store.blobs.forget(layer)
+            raise
+        for name in names[1:]:
+            if not self._here(name, resolved):
+                self._store.add(name, first.manifest, resolved.source, first.chain_id)
+        yield from names
+
+    def _here(self, name: Reference, resolved: Resolved) -> Image | None:
+        """Return the image if it is here, whole, under that name already."""
+        image = self._store.find(name)
+        if image is None or image.manifest.digest != resolved.descriptor.digest:
+            return None
+        return image if self._store.is_whole(image) else None
+
+    def _ingest(self, image: Archived, name: Reference) -> Image:
+        strict = bool(self._what.platform)
+        ingest = Ingest(self._settings, self._store, image.source, self._platform, strict=strict)
+        return ingest.run(name)
+
+    def _known(self, config: ImageConfig, digest: Digest) -> tuple[Descriptor, bytes] | None:
+        """Return the manifest of an image that is here, whole, with the same config."""
+        store = self._store
+        for image in store.images():
+            is_alike = image.chain_id == config.chain_id and store.is_whole(image)
+            if is_alike and store.read_manifest(image).config.digest == digest:
+                data = store.blobs.read(image.manifest.digest, MAX_DOCUMENT_BYTES)
+                return image.manifest, data
+        return None
+
+
+_NO_CONFIG = Digest.of(b"")
+
+
+def _opened(path: str, store: ImageStore, stages: list[str]) -> Files:
+    """Return the files of an archive; directories made for them are added to `stages`."""
+    if path == "-":
+        return _from_standard_input(store, stages)
+    try:
+        if os.path.isdir(path):
+            return Directory(path)
+        with open(path, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return _spooled(path, file.fileno(), store, stages)
+            if is_compressed(os.pread(file.fileno(), decompress.HEAD_BYTES, 0)):
+                return _spooled(path, file.fileno(), store, stages)
+            return Indexed(path, path)
+    except OSError as error:
+        raise UdockerError(f"{path}: {error.strerror}") from error
+
+
+def _from_standard_input(store: ImageStore, stages: list[str]) -> Files:
+    if sys.stdin is None or sys.stdin.isatty():
+        hint = "udocker load -i FILE, or: COMMAND | udocker load"
+        raise UsageError("an archive is expected on standard input", hint=hint)
+    descriptor, name = sys.stdin.fileno(), "standard input"
+    can_seek = _is_file_from_its_start(descriptor)
+    if can_seek and not is_compressed(os.pread(descriptor, decompress.HEAD_BYTES, 0)):
+        return Indexed(name, _STDIN)
+    return _spooled(name, descriptor, store, stages)
+
+
+def _is_file_from_its_start(descriptor: int) -> bool:
+    """Tell whether it can be opened once more and then be read at any place."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode) or os.lseek(descriptor, 0, os.SEEK_CUR):
+        return False
+    return os.access(_STDIN, os.R_OK)
+
+
+def _spooled(name: str, descriptor: int, store: ImageStore, stages: list[str]) -> Files:
+    stages.append(store.new_stage())
+    return Spooled(name, decompress.chunks(_chunks(descriptor)), stages[-1])
+
+
+def _chunks(descriptor: int) -> Iterator[bytes]:
+    while data := os.read(descriptor, _PIECE_BYTES):
+        yield data
