@@ -10,13 +10,25 @@ USTAR, GNU, V7 = b"ustar\x0000", b"ustar  \0", bytes(8)
 END = bytes(1024)
 
 
-def header(name, kind, size, *, mode=0o644, mtime=0, link=b"", magic=USTAR, prefix=b"", tail=None):
+def header(
+    name,
+    kind,
+    size,
+    *,
+    mode=0o644,
+    owner=(0, 0),
+    mtime=0,
+    link=b"",
+    magic=USTAR,
+    prefix=b"",
+    tail=None,
+):
     """Return one block; `name` and `link` have 100 bytes at most, `tail` replaces 345 to 512."""
     block = bytearray(512)
     for start, field in (
         (0, name),
         (100, b"%07o" % mode),
-        (108, b"0001750\0" * 2),
+        (108, b"%07o\0%07o\0" % owner),
         (124, number(size)),
         (136, number(mtime)),
         (148, b" " * 8),

@@ -126,7 +126,11 @@ def test_stream_without_a_byte_is_an_empty_layer(place):
 
 MODES = {
     "plain": (file("f", mode=0o751), 0o751),
-    "none": (file("f", mode=0), 0o600),
+    "none": (file("f", mode=0), 0o400),
+    "read-only": (file("f", mode=0o444), 0o444),
+    "of a group": (file("f", mode=0o040), 0o440),
+    "read-only, of another": (file("f", mode=0o444, owner=(1000, 100)), 0o444),
+    "closed, of another": (file("f", mode=0o000, owner=(1000, 100)), 0o400),
     "set-id": (file("f", mode=0o6755), 0o755),
     "sticky": (file("f", mode=0o1644), 0o644),
     "open to all": (file("f", mode=0o777), 0o777),

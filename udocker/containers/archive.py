@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from udocker.containers.owners import Owners
+from udocker.containers.owners import Facts, Owners
 from udocker.images import tarwriter
 from udocker.images.tree import WHITEOUT, join, split
 
@@ -31,6 +31,8 @@ class Archiver:
         self._sparse = sparse
         self._owners = Owners()
         self._first: dict[tuple[int, int], bytes] = {}
+        self._linked: dict[bytes, Facts] = {}
+        """What was written of files that have other names, for those say it again."""
         self.left_out: list[str] = []
         """What the archive does not have as it is, in words."""
 
@@ -38,7 +40,7 @@ class Archiver:
         """Add one file, as `path` if that is given. Raises OSError."""
         path = found.path if path is None else path
         if found.is_directory:
-            self._entry(tarwriter.DIRECTORY, path or b".", found, attributes=found.attributes())
+            self._entry(tarwriter.DIRECTORY, path or b".", found)
         elif self._is_linked(found, path):
             first = self._first[found.status.st_dev, found.status.st_ino]
             self._entry(tarwriter.LINK, path, found, link=first)
@@ -69,33 +71,28 @@ class Archiver:
         key = (found.status.st_dev, found.status.st_ino)
         return self._first.setdefault(key, path) != path
 
-    def _entry(
-        self,
-        kind: bytes,
-        path: bytes,
-        found: Found,
-        *,
-        link: bytes = b"",
-        attributes: tuple[tuple[str, bytes], ...] = (),
-    ) -> None:
+    def _entry(self, kind: bytes, path: bytes, found: Found, *, link: bytes = b"") -> None:
+        facts = self._linked.get(link) if kind == tarwriter.LINK else None
+        facts = facts or self._owners.facts(found, found.attributes())
         self._writer.entry(
             kind,
             path,
-            stat.S_IMODE(found.mode),
+            facts.mode,
             found.status.st_mtime_ns,
             link=link,
-            owner=self._owners.of(found.status),
-            attributes=attributes,
+            owner=facts.owner,
+            attributes=facts.attributes if kind == tarwriter.DIRECTORY else (),
         )
 
     def _file(self, found: Found, path: bytes) -> None:
         status = found.status
-        mode, mtime_ns = stat.S_IMODE(found.mode), status.st_mtime_ns
-        owner = self._owners.of(status)
         descriptor = found.layer.open_file(found.path)
         try:
-            own = found.attributes(descriptor)
-            size = os.fstat(descriptor).st_size
+            facts = self._owners.facts(found, found.attributes(descriptor))
+            mode, mtime_ns, owner = facts.mode, status.st_mtime_ns, facts.owner
+            own, size = facts.attributes, os.fstat(descriptor).st_size
+            if status.st_nlink > 1:
+                self._linked[path] = facts
             if self._sparse and size - status.st_blocks * _BLOCK_BYTES >= _HOLES_BYTES:
                 extents = tarwriter.extents_of(descriptor, size)
                 whole = self._writer.sparse_file(

@@ -121,9 +121,14 @@ class _Comparison:
         """Tell whether nothing was written there: the image's own tree shows."""
         return now.layer.directory == self._tree
 
+    def _copied_mode(self, before: Found) -> int:
+        """Return the mode that a file of the image has in a copy of all of them."""
+        return before.mode | (0o200 if before.is_file and len(self._now.layers) == 1 else 0)
+
     def _is_same(self, before: Found, now: Found) -> bool:
         a, b = before.status, now.status
-        if (before.mode, a.st_mtime_ns) != (now.mode, b.st_mtime_ns):
+        modes = {before.mode, self._copied_mode(before)}
+        if now.mode not in modes or a.st_mtime_ns != b.st_mtime_ns:
             return False
         if now.is_link:
             return before.target() == now.target()

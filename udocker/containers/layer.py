@@ -29,7 +29,8 @@ class Layer(Tree):
 
     def __init__(self, directory: str, *, own: bool) -> None:
         super().__init__(directory, max_depth=_MAX_DEPTH)
-        self._own = own
+        self.own = own
+        """Whether it is the container's."""
         self._opened: dict[tuple[int, int], tuple[int, int]] = {}
         """Device and inode of directories that were opened up: a descriptor, their mode."""
         self.added = 0
@@ -80,7 +81,7 @@ class Layer(Tree):
         """Return a descriptor of a directory of the container's own in which files can be made."""
         descriptor = self.descriptor(path)
         status = os.fstat(descriptor)
-        if self._own and status.st_mode & 0o300 != 0o300 and status.st_uid == os.geteuid():
+        if self.own and status.st_mode & 0o300 != 0o300 and status.st_uid == os.geteuid():
             self._open_up(os.dup(descriptor), status)
         return descriptor
 
@@ -88,13 +89,13 @@ class Layer(Tree):
         try:
             below = super()._open_below(descriptor, name)
         except PermissionError:
-            if not self._own:
+            if not self.own:
                 raise
             through = os.open(name, _THROUGH | os.O_DIRECTORY, dir_fd=descriptor)
             _check_own(through, name)
             self._open_up(through, os.fstat(through))
             return super()._open_below(descriptor, name)
-        if self._own:
+        if self.own:
             status = os.fstat(below)
             if not status.st_mode & 0o100 and status.st_uid == os.geteuid():
                 self._open_up(os.dup(below), status)
@@ -118,7 +119,7 @@ class Layer(Tree):
         through = os.open(name, _THROUGH, dir_fd=above)
         try:
             status = os.fstat(through)
-            if not (self._own and stat.S_ISREG(status.st_mode)):
+            if not (self.own and stat.S_ISREG(status.st_mode)):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
             _check_own(through, name)
             path, mode = f"/proc/self/fd/{through}", stat.S_IMODE(status.st_mode)

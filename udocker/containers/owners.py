@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import stat
+
+from udocker.images import override
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from udocker.containers.files import Found
+
+    Attributes = tuple[tuple[str, bytes], ...]
 
 _FILE_BYTES = 4 << 20
 
@@ -28,6 +35,35 @@ class Owners:
             self._ranges = (list(_ranges("/etc/subuid")), list(_ranges("/etc/subgid")))
         uids, gids = self._ranges
         return _inside(status.st_uid, uids), _inside(status.st_gid, gids)
+
+    def facts(self, found: Found, attributes: Attributes) -> Facts:
+        """Return what a file is inside; `attributes` are all its own.
+
+        What its image says of it is remembered there: the mode counts unless somebody changed it
+        on the disk since, the owner unless the file has been given to another one.
+        """
+        owner, mode = self.of(found.status), stat.S_IMODE(found.mode)
+        value = override.value_in(attributes)
+        if value is None:
+            return Facts(owner, mode, attributes)
+        remembered = override.decode(value)
+        if remembered is not None:
+            owner = remembered[0] if owner == (0, 0) else owner
+            mode = override.image_mode(found.mode, remembered[1])
+        others = tuple(pair for pair in attributes if pair[0] != override.ATTRIBUTE)
+        return Facts(owner, mode, others)
+
+
+class Facts:
+    """Owner, permission bits and user attributes of a file as an image has them."""
+
+    __slots__ = ("attributes", "mode", "owner")
+
+    def __init__(self, owner: tuple[int, int], mode: int, attributes: Attributes) -> None:
+        self.owner = owner
+        self.mode = mode
+        self.attributes = attributes
+        """Without that of `override`."""
 
 
 def _inside(number: int, ranges: list[tuple[int, int]]) -> int:

@@ -14,6 +14,7 @@ from functools import partial
 
 from udocker.containers.copying import make_node, set_attributes, set_facts
 from udocker.containers.files import OPAQUE, Place
+from udocker.containers.owners import Owners
 from udocker.images import tar, tree
 from udocker.images.tree import join, split
 
@@ -199,34 +200,46 @@ class Placer:
         os.mkdir(name, 0o700, dir_fd=above)
         descriptor = top.descriptor(directory.path)
         set_attributes(descriptor, directory.attributes())
-        set_facts(descriptor, directory)
+        set_facts(descriptor, directory, directory.mode)
         os.utime(above, ns=(before.st_atime_ns, before.st_mtime_ns))
         directory.layers = (top, *directory.layers)
 
 
 def put_tree(placer: Placer, files: Files, found: Found, path: bytes) -> None:
     """Put `found` of `files`, with all that is below it, at `path`. Raises OSError."""
-    first: dict[tuple[int, int], bytes] = {}
-    _put(placer, found, path, first)
+    put = _Put(placer)
+    put.add(found, path)
     if found.is_directory:
         for below in files.walk(found):
             relative = below.path[len(found.path) :].lstrip(b"/")
-            _put(placer, below, join(path, relative), first)
+            put.add(below, join(path, relative))
     placer.finish()
 
 
-def _put(placer: Placer, found: Found, path: bytes, first: dict[tuple[int, int], bytes]) -> None:
-    if found.is_directory:
-        placer.directory(path, stat.S_IMODE(found.mode) & _MASK, found.status.st_mtime_ns)
-        return
-    if not (found.is_file or found.is_link or stat.S_ISFIFO(found.mode)):
-        placer.left_out.append(f"{os.fsdecode(path)} (a socket or a device node)")
-        return
-    key = (found.status.st_dev, found.status.st_ino)
-    if found.status.st_nlink > 1 and first.setdefault(key, path) != path:
-        placer.link(path, first[key])
-    else:
-        placer.node(path, lambda name, above: make_node(found, name, above, mask=_MASK))
+class _Put:
+    """The copying of a tree to another one; its files have the modes that they have inside."""
+
+    def __init__(self, placer: Placer) -> None:
+        self._placer = placer
+        self._owners = Owners()
+        self._first: dict[tuple[int, int], bytes] = {}
+
+    def add(self, found: Found, path: bytes) -> None:
+        """Copy one file."""
+        if found.is_directory:
+            mode = self._owners.facts(found, found.attributes()).mode
+            self._placer.directory(path, mode & _MASK, found.status.st_mtime_ns)
+        elif not (found.is_file or found.is_link or stat.S_ISFIFO(found.mode)):
+            self._placer.left_out.append(f"{os.fsdecode(path)} (a socket or a device node)")
+        elif self._is_linked(found, path):
+            self._placer.link(path, self._first[found.status.st_dev, found.status.st_ino])
+        else:
+            make = partial(make_node, found, mask=_MASK, owners=self._owners)
+            self._placer.node(path, make)
+
+    def _is_linked(self, found: Found, path: bytes) -> bool:
+        key = (found.status.st_dev, found.status.st_ino)
+        return found.status.st_nlink > 1 and self._first.setdefault(key, path) != path
 
 
 def extract(placer: Placer, chunks: Iterable[bytes], place: Callable[[bytes], bytes]) -> None:

@@ -35,7 +35,8 @@ def _copy(container: Container) -> None:
     draft = f"{container.rootfs}.{disk.owner()}"
     try:
         with open_files(container) as files:
-            copy_files(files, draft)
+            # programs of engines without an overlay have no rights but this user's
+            copy_files(files, draft, writable=True)
         os.rename(draft, container.rootfs)
     except BaseException as error:
         trees.remove_tree(draft)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from udocker.images.layertree import LayerTree, Stratum
 
+    Attributes = tuple[tuple[str, bytes], ...]
+
 _IMPLICIT_MODE = 0o755
 _MAX_DEPTH = 2 * Limits().depth
 """Deeper than in a layer, for links of the layers below may lead deeper."""
@@ -56,7 +58,7 @@ class _Merge:
         self._source = source
         self._target = target
         self._layer = layer
-        self._attributes: list[tuple[bytes, os.stat_result]] = []
+        self._attributes: list[tuple[bytes, os.stat_result, Attributes]] = []
 
     def run(self) -> None:
         """Make links to what is below, hide what is hidden, then move everything."""
@@ -65,8 +67,8 @@ class _Merge:
         self._hide()
         for stratum in self._layer.strata:
             self._move(stratum)
-        for place, attributes in reversed(self._attributes):
-            self._set_attributes(place, attributes)
+        for place, status, attributes in reversed(self._attributes):
+            self._set_attributes(place, status, attributes)
 
     def _make_links(self, stratum: Stratum) -> None:
         for path, link in stratum.links:
@@ -169,15 +171,18 @@ class _Merge:
         )
 
     def _remember(self, path: bytes, place: bytes) -> None:
-        self._attributes.append((place, os.stat(self._source.descriptor(path))))
+        descriptor = self._source.descriptor(path)
+        self._attributes.append((place, os.fstat(descriptor), tree.attributes(descriptor)))
 
-    def _set_attributes(self, place: bytes, attributes: os.stat_result) -> None:
+    def _set_attributes(self, place: bytes, status: os.stat_result, attributes: Attributes) -> None:
         try:
             descriptor = self._target.descriptor(place)
         except _GONE:
             return
-        os.fchmod(descriptor, stat.S_IMODE(attributes.st_mode))
-        os.utime(descriptor, ns=(attributes.st_atime_ns, attributes.st_mtime_ns))
+        tree.remove_attributes(descriptor)
+        tree.set_attributes(descriptor, attributes)
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+        os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 class _Places:

@@ -5,12 +5,21 @@ Source: POSIX.1-2017, `pax`, "pax Extended Header"; GNU tar manual, "Storing Spa
 
 from __future__ import annotations
 
+import binascii
+
 from udocker.errors import UnpackError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAP = b"GNU.sparse.map"
 _PIECES = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 _MAX_DIGITS = 40
 _LATEST_NS = 2**63 - 1
+_XATTR, _ENCODED_XATTR = b"SCHILY.xattr.", b"LIBARCHIVE.xattr."
+"""How extended attributes begin. libarchive writes both: the second with its name in the
+encoding of URLs and its value in base64. Source: libarchive, archive_write_set_format_pax.c."""
 
 
 def records(data: bytes) -> dict[bytes, bytes]:
@@ -43,6 +52,38 @@ def _record(data: bytes, position: int) -> tuple[bytes, bytes, int]:
     if not (key and equals):
         raise UnpackError(f"broken extended header at its byte {position}")
     return key, value, end
+
+
+def xattrs(attributes: Mapping[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
+    """Return names and values of extended attributes; what cannot be decoded is passed over."""
+    found = {}
+    for key, value in attributes.items():
+        if key.startswith(_XATTR):
+            found[key[len(_XATTR) :]] = value
+        elif key.startswith(_ENCODED_XATTR):
+            name = _unquoted(key[len(_ENCODED_XATTR) :])
+            try:
+                found.setdefault(name, binascii.a2b_base64(value))
+            except binascii.Error:
+                continue
+    return tuple(found.items())
+
+
+def _unquoted(text: bytes) -> bytes:
+    """Return text of a URL with its `%41` as bytes."""
+    first, *rest = text.split(b"%")
+    parts = [first]
+    for part in rest:
+        try:
+            parts.append(binascii.unhexlify(part[:2]) + part[2:])
+        except binascii.Error:
+            parts.append(b"%" + part)
+    return b"".join(parts)
+
+
+def identifier(text: bytes) -> int | None:
+    """Return a uid or gid; None: `text` is none, and the header's own counts."""
+    return int(text) if text.isdigit() and len(text) <= _MAX_DIGITS else None
 
 
 def number(text: bytes) -> int:

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 FILE, LINK, SYMLINK, CHARACTER, BLOCK, DIRECTORY, FIFO = b"0123456"
 """The kinds of members, as their type flag."""
+ROOT = (0, 0)
+"""The owner of most files: uid and gid."""
 
 _OLD_FILE, _CONTIGUOUS, _SPARSE = b"\0007S"
 _EXTENSIONS = b"xgLK"
 _WITHOUT_BODY = bytes((LINK, SYMLINK, CHARACTER, BLOCK, DIRECTORY, FIFO))
 _ZEROS = bytes(512)
-_XATTR = b"SCHILY.xattr."
+_MAX_ID = 2**32 - 2
+_MAX_OWNERS = 1024
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Member:
     Plain slots: the making of a frozen value takes half as long as the writing of the file.
     """
 
-    __slots__ = ("extents", "kind", "link", "mode", "mtime_ns", "path", "size", "xattrs")
+    __slots__ = ("extents", "kind", "link", "mode", "mtime_ns", "owner", "path", "size", "xattrs")
 
     def __init__(
         self, kind: int, path: bytes, link: bytes, mode: int, mtime_ns: int, size: int
@@ -65,6 +68,8 @@ class Member:
         """From 1970 to 2262, as nanoseconds."""
         self.size = size
         """Bytes of the file when it is there."""
+        self.owner = ROOT
+        """Uid and gid; 0 stands for a number that Linux does not have."""
         self.extents: sparse.Extents | None = None
         """The parts that the archive holds, of a sparse file."""
         self.xattrs: tuple[tuple[bytes, bytes], ...] = ()
@@ -92,6 +97,8 @@ class Reader:
         self._body = 0
         self._padding = 0
         self._path = b""
+        # The fields of uid and gid: few pairs of them are all that a layer has.
+        self._owners = {b"0000000\0" * 2: ROOT}
 
     def __iter__(self) -> Iterator[Member]:
         lasting: dict[bytes, bytes] = {}
@@ -166,6 +173,7 @@ class Reader:
         self._body, self._padding = stored, -stored % 512
         mode = _number(block[100:108]) & 0o7777
         member = Member(kind, path, link, mode, pax.bounded_time_ns(mtime_ns), stored)
+        member.owner = self._owners.get(block[108:124]) or self._owner(block)
         if kind == _SPARSE:
             self._old_sparse(member, block)
         if attributes:
@@ -174,8 +182,14 @@ class Reader:
         return member
 
     def _extend(self, member: Member, attributes: Mapping[bytes, bytes]) -> None:
-        found = ((key, value) for key, value in attributes.items() if key.startswith(_XATTR))
-        member.xattrs = tuple((key[len(_XATTR) :], value) for key, value in found)
+        member.xattrs = pax.xattrs(attributes)
+        uid, gid = (pax.identifier(attributes.get(key, b"")) for key in (b"uid", b"gid"))
+        if uid is not None or gid is not None:
+            owner = member.owner
+            member.owner = (
+                owner[0] if uid is None else _known_id(uid),
+                owner[1] if gid is None else _known_id(gid),
+            )
         size = sparse.file_size(attributes)
         if size is not None and member.kind == FILE:
             member.path = attributes.get(b"GNU.sparse.name") or member.path
@@ -186,6 +200,13 @@ class Reader:
             member.size = size
         if b"\0" in b"".join((member.path, member.link, *(name for name, _ in member.xattrs))):
             raise UnpackError(f"a name of {member.path[:200]!r} holds a NUL byte")
+
+    def _owner(self, block: bytes) -> tuple[int, int]:
+        owner = (_id(block[108:116]), _id(block[116:124]))
+        if len(self._owners) >= _MAX_OWNERS:
+            self._owners.clear()
+        self._owners[block[108:124]] = owner
+        return owner
 
     def _old_sparse(self, member: Member, block: bytes) -> None:
         numbers = sparse.old_numbers(
@@ -263,7 +284,7 @@ class Reader:
         return 0
 
 
-_LASTING = frozenset((b"path", b"linkpath", b"size", b"mtime"))
+_LASTING = frozenset((b"path", b"linkpath", b"size", b"mtime", b"uid", b"gid"))
 """What a global header may say about all members; the rest of it concerns nobody here."""
 
 
@@ -300,6 +321,18 @@ def _size(block: bytes) -> int:
     if size < 0:
         raise UnpackError("a header holds a negative size")
     return size
+
+
+def _id(field: bytes) -> int:
+    """Return a uid or gid; those that are no number are nobody's, so root gets the file."""
+    try:
+        return _known_id(_number(field))
+    except UnpackError:
+        return 0
+
+
+def _known_id(number: int) -> int:
+    return number if 0 <= number <= _MAX_ID else 0
 
 
 def _number(field: bytes) -> int:

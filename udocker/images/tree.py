@@ -237,8 +237,33 @@ def _copy_file(source: bytes, source_descriptor: int, name: bytes, descriptor: i
     reading = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(source, reading, dir_fd=source_descriptor), "rb", 0) as original:
         mode = stat.S_IMODE(os.fstat(original.fileno()).st_mode)
-        with os.fdopen(os.open(name, OPEN_NEW, mode, dir_fd=descriptor), "wb", 0) as copy:
-            os.fchmod(copy.fileno(), mode)
+        with os.fdopen(os.open(name, OPEN_NEW, 0o600, dir_fd=descriptor), "wb", 0) as copy:
             while data := original.read(_COPY_BYTES):
                 while data:
                     data = data[copy.write(data) :]
+            set_attributes(copy.fileno(), attributes(original.fileno()))
+            os.fchmod(copy.fileno(), mode)
+
+
+def attributes(descriptor: int) -> tuple[tuple[str, bytes], ...]:
+    """Return the user attributes of an open file; none where the file system has none."""
+    try:
+        names = [name for name in os.listxattr(descriptor) if name.startswith("user.")]
+        return tuple((name, os.getxattr(descriptor, name)) for name in names)
+    except OSError:
+        return ()
+
+
+def set_attributes(descriptor: int, wanted: tuple[tuple[str, bytes], ...]) -> None:
+    """Give an open file user attributes, as many as the file system takes."""
+    for name, value in wanted:
+        try:
+            os.setxattr(descriptor, name, value)
+        except OSError:
+            continue
+
+
+def remove_attributes(descriptor: int) -> None:
+    """Take all user attributes from an open file."""
+    for name, _ in attributes(descriptor):
+        os.removexattr(descriptor, name)

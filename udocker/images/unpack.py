@@ -11,7 +11,7 @@ import stat
 from contextlib import contextmanager
 
 from udocker.errors import StoreError, UdockerError, UnpackError
-from udocker.images import tar, tree
+from udocker.images import override, tar, tree
 from udocker.images.layertree import ASIDE, Growing, LayerTree
 from udocker.images.tree import WHITEOUT, join, split
 
@@ -28,15 +28,17 @@ _DEVICES = (tar.CHARACTER, tar.BLOCK)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _IMPOSSIBLE = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EFBIG)
 _KNOWN_NAMESPACES = (b"security", b"trusted", b"system")
+_OF_OVERLAYS = (b"user.overlay.", b"user.fuseoverlayfs.", override.ATTRIBUTE.encode())
+"""User attributes by which overlays, and `override`, know what a file is: no layer may say it."""
 
 
 def unpack(chunks: Iterable[bytes], directory: str, limits: tar.Limits | None = None) -> LayerTree:
     """Unpack the uncompressed layer `chunks`, read to its end, into the empty `directory`.
 
-    Everything belongs to this user, who can always read and remove it (files have 0600, directories
+    Everything belongs to this user, who can always read and remove it (files have 0400, directories
     0700 at least). Device nodes are left out; so are the set-id bits of files: they would let
-    every user of this machine become this user. Whiteouts, and hard links to layers below, come
-    back for `merge`.
+    every user of this machine become this user. What differs from owner and mode in the layer is
+    remembered, see `override`. Whiteouts, and hard links to layers below, come back for `merge`.
 
     The umask of the process is 0 meanwhile: let no other thread create files. Raises UnpackError
     for a layer that is broken, hostile or beyond `limits`; StoreError when the disk refuses.
@@ -193,15 +195,20 @@ class _Unpacker:
         self._aside.append(stratum)
 
     def _file(self, member: tar.Member, parent: int, name: bytes, path: bytes) -> None:
-        mode = member.mode & 0o777 | 0o600
-        descriptor = os.open(name, tree.OPEN_NEW, mode, dir_fd=parent)
+        mode = member.mode & 0o777 | 0o400
+        attributes = member.xattrs or mode != member.mode or member.owner != tar.ROOT
+        # Linux lets only those who may write to a file give it attributes, open or not.
+        first = mode | 0o200 if attributes else mode
+        descriptor = os.open(name, tree.OPEN_NEW, first, dir_fd=parent)
         try:
             if member.extents is not None:
                 self._write_extents(member, descriptor)
             elif member.size:
                 self._reader.copy(descriptor, member.size)
-            if member.xattrs:
-                self._set_xattrs(member, descriptor)
+            if attributes:
+                self._set_xattrs(member, descriptor, mode)
+                if first != mode:
+                    os.fchmod(descriptor, mode)
             os.utime(descriptor, ns=(member.mtime_ns, member.mtime_ns))
         finally:
             os.close(descriptor)
@@ -214,15 +221,17 @@ class _Unpacker:
         os.ftruncate(descriptor, member.size)
 
     def _directory(self, member: tar.Member, parent: int, name: bytes, path: bytes) -> None:
-        mode = member.mode & 0o3777 | 0o700
+        mode = override.directory_mode(member.mode)
         new = path not in self._last.directories
         if new:
             os.mkdir(name, mode, dir_fd=parent)
         if not new or mode & 0o2000:
             # mkdir(2) does not set the set-group-id bit.
             os.fchmod(self._tree.descriptor(path), mode)
-        if member.xattrs:
-            self._set_xattrs(member, self._tree.descriptor(path))
+        if not new:
+            tree.remove_attributes(self._tree.descriptor(path))
+        if member.xattrs or mode != member.mode or member.owner != tar.ROOT:
+            self._set_xattrs(member, self._tree.descriptor(path), mode)
         self._last.directories[path] = (mode, member.mtime_ns)
 
     def _describe_root(self, member: tar.Member) -> None:
@@ -235,12 +244,12 @@ class _Unpacker:
             raise UnpackError(f"the symbolic link {member.path!r} has no target")
         os.symlink(member.link, name, dir_fd=parent)
         self._set_time(member, parent, name)
-        self._refuse_xattrs(member)
+        self._refuse_xattrs(member, "owner of a symbolic link")
 
     def _fifo(self, member: tar.Member, parent: int, name: bytes, path: bytes) -> None:
         os.mkfifo(name, member.mode & 0o777 | 0o600, dir_fd=parent)
         self._set_time(member, parent, name)
-        self._refuse_xattrs(member)
+        self._refuse_xattrs(member, "owner of a named pipe")
 
     def _hard_link(self, member: tar.Member, parent: int, name: bytes, path: bytes) -> None:
         target = self._tree.resolve_parent(_clean(member.link))
@@ -269,9 +278,16 @@ class _Unpacker:
                 descriptor = self._tree.descriptor(parent)
                 os.utime(name or b".", ns=times, dir_fd=descriptor, follow_symlinks=False)
 
-    def _set_xattrs(self, member: tar.Member, descriptor: int) -> None:
+    def _set_xattrs(self, member: tar.Member, descriptor: int, mode: int) -> None:
+        """Give a file with `mode` its attributes; one remembers what it has not of the layer."""
+        if mode != member.mode or member.owner != tar.ROOT:
+            value = override.encode(member.owner, member.mode)
+            try:
+                os.setxattr(descriptor, override.ATTRIBUTE, value)
+            except OSError:
+                self._skip("owner or mode")
         for name, value in member.xattrs:
-            if not name.startswith(b"user."):
+            if not name.startswith(b"user.") or name.startswith(_OF_OVERLAYS):
                 self._skip_xattr(name)
                 continue
             try:
@@ -280,8 +296,10 @@ class _Unpacker:
                 # NFS and Lustre have no such attributes, others bound their number and size.
                 self._skip_xattr(name)
 
-    def _refuse_xattrs(self, member: tar.Member) -> None:
+    def _refuse_xattrs(self, member: tar.Member, owner: str) -> None:
         # Linux has user attributes for files and directories only.
+        if member.owner != tar.ROOT:
+            self._skip(owner)
         for name, _ in member.xattrs:
             self._skip_xattr(name)
 
@@ -289,6 +307,8 @@ class _Unpacker:
         namespace = name.partition(b".")[0]
         known = (*_KNOWN_NAMESPACES, b"user")
         kind = namespace.decode() if namespace in known else "unknown"
+        if name.startswith(_OF_OVERLAYS):
+            kind = "overlay"
         self._skip(f"{kind} attribute")
 
     def _skip(self, what: str) -> None:
