@@ -23,9 +23,11 @@ DEPENDENCIES = [
 EXTRAS = {
     "fast": ["isal>=1.5"],
     "socks": ["PySocks>=1.5.6,!=1.5.7"],
+    "trust": ["cryptography>=38"],
     "types": ["mypy>=1.14", "types-psutil", "types-requests", "types-tqdm"],
     "test": [
         "PySocks>=1.5.6,!=1.5.7",
+        "cryptography>=38",
         "hypothesis>=6.80",
         "pytest>=8.0",
         "pytest-xdist>=3.5",

@@ -27,7 +27,7 @@ LAYERS = (
     (("udocker.commands.*",),),
     (("udocker.selftest.*",), ("udocker.provision.*", "udocker.diagnosis.*")),
     (("udocker.transfer.*",), ("udocker.engines.*",), ("udocker.nvidia.*",)),
-    (("udocker.containers.*",),),
+    (("udocker.containers.*",), ("udocker.trust.*",)),
     (("udocker.images.*",), ("udocker.registry.*",)),
     (("udocker.host.*",),),
     (("udocker.oci", "udocker.reference", "udocker.artifacts", "udocker.platforms"),),
@@ -54,6 +54,7 @@ GATES = {
     "ctypes": ("udocker.engines.sandbox.*",),
     "tqdm": ("udocker.console",),
     "zstandard": ("udocker.images.decompress",),
+    "cryptography": ("udocker.trust.keys",),
     "isal": ("udocker.images.decompress",),
 }
 PROTOCOLS = {("udocker.containers.spec", "udocker.containers.container")}

@@ -23,7 +23,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 UIDS = range(61000, 61184)
 """Ids that no distribution hands out. Source: systemd, docs/UIDS-GIDS.md."""
 SYSTEM_PYTHON = "/usr/bin/python3"
-IMPORTS = "import click, requests, elftools, psutil, pynvml, tqdm, zstandard"
+IMPORTS = "import click, requests, elftools, psutil, pynvml, tqdm, zstandard, cryptography"
 ROOM_BYTES = 1 << 30
 
 
@@ -274,9 +274,14 @@ def _installed_dependencies(python: str, shared: str) -> str:
 
 
 def _requirements() -> list[str]:
+    """Return what setup.py names as dependencies, with what checks signatures."""
     with open(f"{ROOT}/setup.py", encoding="utf-8") as file:
         tree = ast.parse(file.read())
+    found = {}
     for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DEPENDENCIES":
-            return ast.literal_eval(node.value)
-    raise RuntimeError("setup.py has no DEPENDENCIES")
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in (
+            "DEPENDENCIES",
+            "EXTRAS",
+        ):
+            found[ast.unparse(node.targets[0])] = ast.literal_eval(node.value)
+    return [*found["DEPENDENCIES"], *found["EXTRAS"]["trust"]]

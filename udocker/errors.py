@@ -40,6 +40,10 @@ class RegistryError(UdockerError):
     """A registry could not be reached or did not answer as the distribution API says."""
 
 
+class TrustError(UdockerError):
+    """An image is not signed as it has to be, or the policy of this machine does not admit it."""
+
+
 class ImageNotFound(UdockerError):
     """No image of that name, or no access to it."""
 

@@ -34,6 +34,8 @@ class Settings:
     """Layers pulled at the same time; 0: as many as there are processors, 2 to 6."""
     engine: str = ""
     """The engine to run with; empty: the first one without an obstacle."""
+    policy: str = ""
+    """The file that says which images may come in; empty: containers-policy.json(5) decides."""
     quiet: bool = False
     debug: bool = False
 
@@ -44,6 +46,7 @@ _KEYS = {
     "insecure": bool,
     "jobs": int,
     "engine": str,
+    "policy": str,
     "quiet": bool,
     "debug": bool,
 }
@@ -53,6 +56,7 @@ _VARIABLES = {
     "insecure": "UDOCKER_INSECURE",
     "jobs": "UDOCKER_JOBS",
     "engine": "UDOCKER_DEFAULT_EXECUTION_MODE",
+    "policy": "UDOCKER_POLICY",
     "quiet": "UDOCKER_QUIET",
     "debug": "UDOCKER_DEBUG",
 }

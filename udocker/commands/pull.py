@@ -15,6 +15,7 @@ from udocker.values import replace
 @click.option("-q", "--quiet", is_flag=True, help="Print the image's digest and nothing else.")
 @click.option("--registry", metavar="HOST", help="Where a name without a host is looked up.")
 @click.option("--index", hidden=True)
+@click.option("--signature-policy", metavar="FILE", help="Which images may come in.")
 @click.option("--httpproxy", metavar="URL", help="Proxy for http and https.")
 @click.argument("reference")
 @click.pass_obj
@@ -25,6 +26,7 @@ def command(
     quiet: bool,
     registry: str | None,
     index: str | None,
+    signature_policy: str | None,
     httpproxy: str | None,
 ) -> None:
     """Pull an image from a registry, verify it and unpack it, ready to run."""
@@ -32,6 +34,7 @@ def command(
 
     settings = replace(settings, quiet=settings.quiet or quiet)
     settings = replace(settings, registry=registry or settings.registry)
+    settings = replace(settings, policy=signature_policy or settings.policy)
     if httpproxy:
         proxies = {"http_proxy": httpproxy, "https_proxy": httpproxy}
         settings = replace(settings, environment={**settings.environment, **proxies})

@@ -90,6 +90,12 @@ class ImageStore:
         """Return the digest that the image's name had at its registry when it was pulled."""
         return image.manifest.annotation(SOURCE_DIGEST)
 
+    def digests(self, image: Image) -> tuple[Digest, ...]:
+        """Return the image's digests: its name's at its registry, then its manifest's."""
+        source = self.source_digest(image)
+        manifest = image.manifest.digest
+        return (Digest.parse(source), manifest) if source else (manifest,)
+
     def read_manifest(self, image: Image) -> Manifest:
         """Return the image's manifest. Raises StoreError when it is missing or damaged."""
         data = self.blobs.read(image.manifest.digest, MAX_DOCUMENT_BYTES)

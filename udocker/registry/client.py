@@ -16,6 +16,7 @@ from udocker.registry.connection import Trust
 from udocker.registry.credentials import Credentials, find_credentials
 from udocker.registry.faults import Unavailable
 from udocker.registry.patience import Patience
+from udocker.registry.referrers import Referrer, referrers
 from udocker.registry.route import join, split
 from udocker.registry.transport import Request, Transport
 from udocker.values import replace
@@ -132,6 +133,10 @@ class Client:
                 break
             path = following
         raise RegistryError(f"{ref.name}: the registry's list of tags does not end")
+
+    def referrers(self, ref: Reference, digest: Digest) -> tuple[Referrer, ...]:
+        """Return what the registry has that refers to the manifest `digest`, such as signatures."""
+        return referrers(self._transport, ref, digest, _next_page)
 
     def _credentials(self, repository: str) -> Credentials | None:
         if self._given:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from udocker.oci import Descriptor, Platform
     from udocker.reference import Reference
     from udocker.settings import Settings
+    from udocker.transfer.admission import Admission
     from udocker.transfer.source import Source
 
 
@@ -34,6 +35,7 @@ class Ingest:
         store: ImageStore,
         source: Source,
         platform: Platform,
+        admission: Admission,
         *,
         strict: bool,
     ) -> None:
@@ -41,11 +43,17 @@ class Ingest:
         self._store = store
         self._source = source
         self._platform = platform
+        self._admission = admission
         self._strict = strict
 
     def run(self, reference: Reference) -> Image:
-        """Bring the image, verify it, make its tree and let `reference` name it."""
+        """Bring the image, verify it, make its tree and let `reference` name it.
+
+        Raises TrustError for one that the policy does not let in.
+        """
         resolved = resolve(self._source, self._platform, strict=self._strict)
+        # before anything else of it is looked at, or brought
+        self._admission.check(self._source.name, (resolved.source, resolved.descriptor.digest))
         config = self._bring_config(resolved)
         self._check_platform(config)
         self._bring_layers(resolved, config)

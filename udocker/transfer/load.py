@@ -15,10 +15,13 @@ from udocker import console, trees
 from udocker.errors import UdockerError, UsageError
 from udocker.images import decompress
 from udocker.images.archivefiles import Directory, Indexed, Spooled, is_compressed
-from udocker.oci import MAX_DOCUMENT_BYTES, Digest, ImageConfig, Platform
+from udocker.oci import MAX_DOCUMENT_BYTES, REF_NAME, Digest, ImageConfig, Platform
+from udocker.transfer.admission import Admission
 from udocker.transfer.archived import archived_images
 from udocker.transfer.ingest import Ingest
+from udocker.transfer.layoutsource import LayoutSource
 from udocker.transfer.resolve import resolve
+from udocker.trust.place import DOCKER_ARCHIVE, OCI, OCI_ARCHIVE, in_file
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from udocker.transfer.archived import Archived
     from udocker.transfer.archivenames import Wanted
     from udocker.transfer.resolve import Resolved
+    from udocker.trust.place import Place
 
 _PIECE_BYTES = 1 << 20
 _STDIN = "/proc/self/fd/0"
@@ -98,13 +102,15 @@ class _Loading:
 
     def _bring(self, image: Archived) -> Iterator[Reference]:
         resolved = resolve(image.source, self._platform)
+        admission = Admission(self._settings, self._place(image))
+        admission.check(image.source.name, (resolved.source, resolved.descriptor.digest))
         for layer in resolved.manifest.layers:
             part = image.source.part(layer)
             if part and part.digest == layer.digest and not self._store.blobs.has(layer):
                 self._store.blobs.adopt(part.path, layer.digest)
         names = image.given.chosen(self._what.wanted, resolved.manifest.config.digest)
         try:
-            first = self._here(names[0], resolved) or self._ingest(image, names[0])
+            first = self._here(names[0], resolved) or self._ingest(image, names[0], admission)
         except BaseException:
             for layer in resolved.manifest.layers:  # as quickly read again as gone on with
                 self._store.blobs.forget(layer)
@@ -121,10 +127,17 @@ class _Loading:
             return None
         return image if self._store.is_whole(image) else None
 
-    def _ingest(self, image: Archived, name: Reference) -> Image:
-        strict = bool(self._what.platform)
-        ingest = Ingest(self._settings, self._store, image.source, self._platform, strict=strict)
-        return ingest.run(name)
+    def _ingest(self, image: Archived, name: Reference, admission: Admission) -> Image:
+        how = (self._settings, self._store, image.source, self._platform, admission)
+        return Ingest(*how, strict=bool(self._what.platform)).run(name)
+
+    def _place(self, image: Archived) -> Place:
+        """Return where the image comes from in the words of policies; a stream has no path."""
+        path = "" if self._what.path == "-" else self._what.path
+        if not isinstance(image.source, LayoutSource):
+            return in_file(DOCKER_ARCHIVE, path)
+        transport = OCI if os.path.isdir(path) else OCI_ARCHIVE
+        return in_file(transport, path, image.source.entry.annotation(REF_NAME) or "")
 
     def _known(self, config: ImageConfig, digest: Digest) -> tuple[Descriptor, bytes] | None:
         """Return the manifest of an image that is here, whole, with the same config."""

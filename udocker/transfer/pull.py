@@ -7,8 +7,10 @@ import os
 from udocker import console
 from udocker.oci import Platform
 from udocker.registry.client import Client
+from udocker.transfer.admission import Admission
 from udocker.transfer.ingest import Ingest
 from udocker.transfer.source import RegistrySource
+from udocker.trust.place import in_registry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def pull(
     """Return the image that `reference` names at its registry now, whole, in the store.
 
     Raises ImageNotFound, AccessDenied, RegistryError, InvalidDocument, IntegrityError,
-    UnpackError, StoreError; what was brought by then is used by the next try.
+    UnpackError, StoreError, TrustError; what was brought by then is used by the next try.
     """
     store.prepare()
     content = store.using()
@@ -39,13 +41,17 @@ def _pull(settings: Settings, store: ImageStore, reference: Reference, asked: st
         console.warn(f"the list of images was broken and is now {broken}; pull them again")
     platform = Platform.parse(asked) if asked else Platform.of_machine(os.uname().machine)
     client = Client(reference.registry, settings)
+    admission = Admission(settings, in_registry(reference), client)
     current = _current(store, client, reference, platform)
     if current:
+        # what was let in before stays and runs, but is not called up to date
+        admission.check(str(reference), store.digests(current))
         if not settings.quiet:
             console.say(f"{reference.familiar} is up to date")
         return current
     source = RegistrySource(client, reference)
-    return Ingest(settings, store, source, platform, strict=bool(asked)).run(reference)
+    ingest = Ingest(settings, store, source, platform, admission, strict=bool(asked))
+    return ingest.run(reference)
 
 
 def _current(

@@ -1,0 +1,317 @@
+"""Signed images: cosign's layouts in a real registry, policies at a pull, and what is refused."""
+
+import base64
+import json
+import os
+import subprocess
+
+import pytest
+from images import HERE, add_image, add_index
+from registries import DockerRegistry, Layout, Proxy, needs
+from signing import (
+    Repository,
+    Signer,
+    payload,
+)
+from tarballs import archive, file, folder
+
+BASE = archive(folder("etc"), file("etc/name", b"base\n"))
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    with DockerRegistry(tmp_path_factory.mktemp("registry")) as registry:
+        yield registry
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return Layout(str(tmp_path / "layout"))
+
+
+class Case:
+    """An image in a repository of its own, somebody who signs it, and a user who pulls it."""
+
+    def __init__(self, user, registry, layout, name):
+        self.user, self.layout, self.registry = user, layout, registry
+        self.entry = add_image(layout, "img:1", [BASE])
+        self.digest = self.entry["digest"]
+        registry.push(layout, "img:1", f"{name}:1")
+        self.repository = Repository(registry.host, name)
+        self.full = f"{registry.host}/{name}"
+        self.name = f"{self.full}:1"
+        self.signer = Signer()
+        self.key = self.signer.save(f"{user.home}/cosign.pub")
+
+    def sign(self, reference=None, signer=None, **how):
+        signer = signer or self.signer
+        self.repository.sign(self.digest, signer.simple(self.digest, reference or self.full), **how)
+
+    def policy(self, *requirements, default=({"type": "reject"},), scope=None):
+        """Let this be the user's policy: `requirements` for the image, rejection of all others."""
+        path = f"{self.user.home}/.config/containers/policy.json"
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        transports = {"docker": {scope or self.full: list(requirements)}} if requirements else {}
+        with open(path, "w") as out:
+            json.dump({"default": list(default), "transports": transports}, out)
+        return path
+
+    def signed(self, identity="matchRepository", **more):
+        """Return the requirement that the signer signed it."""
+        how = {"signedIdentity": {"type": identity}, "keyPath": self.key}
+        return {"type": "sigstoreSigned", **how, **more}
+
+    def pull(self, name=None, **options):
+        return self.user.udocker("pull", name or self.name, **options)
+
+    def refused(self, *words, name=None):
+        """The pull fails and says so, and nothing of the image gets a name."""
+        done = self.pull(name, check=False)
+        assert done.returncode == 1
+        for word in ("does not let", *words):
+            assert word in done.stderr
+        assert self.user.udocker("images", "-q").stdout == ""
+        assert os.listdir(f"{self.user.udocker_dir}/trees") == []
+        return done
+
+
+@pytest.fixture
+def case(unprivileged, registry, layout, request):
+    number = abs(hash(request.node.name)) % 10**9
+    return Case(unprivileged, registry, layout, f"team/img{number}")
+
+
+# Policies
+
+
+def test_a_policy_rejects_what_it_does_not_name(case):
+    case.policy()
+    case.refused("it rejects it", "policy.json")
+    case.policy({"type": "insecureAcceptAnything"})
+    case.pull()
+    other = case.policy()
+    done = case.pull(check=False)
+    assert done.returncode == 1
+    assert other in done.stderr
+    assert case.user.udocker("run", "--dry-run", case.name, "x").returncode == 0
+
+
+def test_an_option_and_a_variable_name_another_policy(case):
+    case.policy({"type": "insecureAcceptAnything"})
+    strict = f"{case.user.home}/strict.json"
+    with open(strict, "w") as out:
+        json.dump({"default": [{"type": "reject"}]}, out)
+    environment = {"UDOCKER_POLICY": strict}
+    assert "strict.json does not let" in case.pull(env=environment, check=False).stderr
+    done = case.user.udocker("pull", "--signature-policy", strict, case.name, check=False)
+    assert "strict.json does not let" in done.stderr
+    lost = {"UDOCKER_POLICY": "/no/such"}
+    assert "cannot read the policy" in case.pull(env=lost, check=False).stderr
+    run = case.user.udocker("run", case.name, "x", env=environment, check=False)
+    assert "strict.json does not let" in run.stderr
+
+
+def test_a_broken_policy_lets_nothing_in(case):
+    path = case.policy()
+    with open(path, "w") as out:
+        out.write('{"default": [{"type": "insecureAcceptAnything"}], "transport": {}}')
+    done = case.pull(check=False)
+    assert done.returncode == 1
+    assert "'transport' is unknown" in done.stderr
+
+
+def test_a_signed_image_comes_in_and_an_unsigned_one_does_not(case):
+    case.policy(case.signed())
+    case.refused("is not signed")
+    case.sign()
+    case.pull()
+    assert case.name in case.user.udocker("images").stdout
+
+
+def test_all_requirements_have_to_be_met(case):
+    reviewer = Signer("ed25519")
+    path = reviewer.save(f"{case.user.home}/reviewer.pub")
+    case.policy(case.signed(), case.signed(keyPath=path))
+    case.sign()
+    case.refused("by no such key")
+    first = case.signer.simple(case.digest, case.full)
+    case.repository.sign(case.digest, first, reviewer.simple(case.digest, case.full))
+    case.pull()
+
+
+def test_one_of_several_keys_is_enough_and_keys_may_stand_in_the_policy(case):
+    data = base64.b64encode(case.signer.pem).decode()
+    other = base64.b64encode(Signer().pem).decode()
+    several = {"type": "sigstoreSigned", "signedIdentity": {"type": "matchRepository"}}
+    case.policy({**several, "keyDatas": [other, data]})
+    case.sign()
+    case.pull()
+
+
+@pytest.mark.parametrize(
+    ("identity", "reference", "good"),
+    [
+        ("matchRepository", "{full}", True),
+        ("matchRepository", "{full}-other", False),
+        ("matchRepoDigestOrExact", "{full}", False),
+        ("matchRepoDigestOrExact", "{full}:1", True),
+        ("matchExact", "{full}:2", False),
+    ],
+)
+def test_the_name_that_was_signed_has_to_be_the_images(case, identity, reference, good):
+    case.policy(case.signed(identity))
+    case.sign(reference.format(full=case.full))
+    if good:
+        case.pull()
+    else:
+        case.refused("for another name")
+
+
+def test_a_signature_of_another_image_does_not_count(case):
+    case.policy(case.signed())
+    other = "sha256:" + "0" * 64
+    case.repository.sign(case.digest, case.signer.simple(other, case.full))
+    case.refused("1 of another image")
+
+
+def bad_signatures(case):
+    good, text = case.signer.simple(case.digest, case.full)
+    return {
+        "another key": (Signer().simple(case.digest, case.full), "by no such key"),
+        "changed": ((good + b" ", text), "by no such key"),
+        "cut off": ((good, text[:-5]), "not base64"),
+        "empty": ((good, ""), "is empty"),
+        "missing": ((good, None), "annotation with the signature is missing"),
+        "too long": ((good, "A" * 20000), "more than 16384 characters"),
+        "no JSON": ((b"{", text), "not JSON"),
+        "no image": ((b"[]", text), "not an object"),
+        "atomic": (case.signer.simple(case.digest, case.full, kind="atomic"), "of type 'atomic'"),
+        "too large": (case.signer.simple(case.digest, case.full, pad="x" * 70000), "is too large"),
+    }
+
+
+def test_what_is_no_good_signature_is_refused_with_the_reason(case):
+    case.policy(case.signed())
+    for signature, reason in bad_signatures(case).values():
+        case.repository.sign(case.digest, signature)
+        done = case.pull(check=False)
+        assert (done.returncode, reason in done.stderr) == (1, True), done.stderr
+    signatures = [signature for signature, _ in bad_signatures(case).values()]
+    good = case.signer.simple(case.digest, case.full)
+    case.repository.sign(case.digest, *signatures, good)
+    case.pull()
+
+
+def test_ten_thousand_signatures_are_not_all_looked_at(case):
+    case.policy(case.signed())
+    message = payload(case.digest, case.full)
+    other = Signer("ed25519")
+    text = base64.b64encode(other.sign(message)).decode()
+    document = case.repository.signatures((message, text))
+    document["layers"] *= 10_000
+    case.repository.put(case.digest.replace(":", "-") + ".sig", document)
+    with Proxy(case.registry.host) as proxy:
+        name = case.name.replace(case.registry.host, proxy.host)
+        case.policy(case.signed(), scope=proxy.host)
+        case.refused("only the first 256", name=name)
+        assert len(proxy.asked) < 30
+
+
+def test_what_udocker_cannot_check_is_refused(case):
+    case.sign()
+    gpg = {"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k.gpg"}
+    case.policy(gpg)
+    case.refused("GPG")
+    case.policy(case.signed(rekorPublicKeyPath="/rekor.pub"))
+    case.refused("entry of a log")
+    fulcio = {"caPath": "/ca", "oidcIssuer": "https://i", "subjectEmail": "a@b"}
+    keyless = case.signed(fulcio=fulcio, rekorPublicKeyPath="/rekor.pub")
+    del keyless["keyPath"]
+    case.policy(keyless)
+    case.refused("certificate (fulcio)")
+    case.policy(case.signed(keyPath="/no/such.pub"))
+    assert "No such file" in case.pull(check=False).stderr
+
+
+def test_without_cryptography_nothing_that_must_be_signed_comes_in(case):
+    case.policy(case.signed())
+    case.sign()
+    program = "import sys; sys.modules['cryptography'] = None; from udocker.cli import main; main()"
+    command = [case.user.python, "-c", program, "pull", case.name]
+    done = case.user.run(command, check=False)
+    assert done.returncode == 1
+    assert "without the Python package cryptography" in done.stderr
+    assert "udocker[trust]" in done.stderr
+    assert case.user.udocker("images", "-q").stdout == ""
+
+
+def test_a_signature_of_the_index_or_of_the_platforms_manifest_covers_an_image(case):
+    needs("skopeo")
+    add_index(case.layout, "multi:1", {HERE: [BASE], "s390x": [BASE]})
+    copy = ["skopeo", "--insecure-policy", "copy", "--all", "--dest-tls-verify=false"]
+    target = f"docker://{case.full}:multi"
+    subprocess.run([*copy, f"oci:{case.layout.directory}:multi:1", target], check=True)
+    whole = case.layout.manifests[-1]
+    part = json.loads(case.layout.read(whole))["manifests"][1]["digest"]
+    other = json.loads(case.layout.read(whole))["manifests"][2]["digest"]
+    case.policy(case.signed())
+    case.repository.sign(other, case.signer.simple(other, case.full))
+    case.refused("is not signed", name=f"{case.full}:multi")
+    for signed in (whole["digest"], part):
+        case.repository.sign(signed, case.signer.simple(signed, case.full))
+        case.pull(f"{case.full}:multi")
+        case.user.udocker("rmi", f"{case.full}:multi")
+        case.repository.put(signed.replace(":", "-") + ".sig", case.repository.signatures())
+
+
+def test_what_openssl_signs_with_its_own_key_is_good(case):
+    needs("openssl")
+    private, path, message = (f"{case.user.home}/{n}" for n in ("ssl.key", "ssl.pub", "payload"))
+    make = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private]
+    subprocess.run(make, check=True)
+    subprocess.run(
+        ["openssl", "ec", "-in", private, "-pubout", "-out", path], check=True, capture_output=True
+    )
+    with open(message, "wb") as out:
+        out.write(payload(case.digest, case.full))
+    sign = ["openssl", "dgst", "-sha256", "-sign", private, message]
+    made = subprocess.run(sign, check=True, capture_output=True).stdout
+    case.user.own(case.user.home)
+    case.repository.sign(
+        case.digest, (payload(case.digest, case.full), base64.b64encode(made).decode())
+    )
+    case.policy(case.signed(keyPath=path))
+    case.pull()
+
+
+def test_policies_are_for_archives_and_layouts_too(case):
+    needs("skopeo")
+    whole = f"{case.user.home}/img.tar"
+    source = f"oci:{case.layout.directory}:img:1"
+    copy = ["skopeo", "--insecure-policy", "copy", "--quiet", source]
+    subprocess.run([*copy, f"docker-archive:{whole}:img:1"], check=True)
+    subprocess.run([*copy, f"oci-archive:{whole}.oci:img:1"], check=True)
+    path = case.policy()
+
+    def loads(file):
+        done = case.user.udocker("load", "-i", file, check=False)
+        assert done.returncode == 0 or "does not let" in done.stderr
+        return done.returncode == 0
+
+    def allow(**transports):
+        with open(path, "w") as out:
+            json.dump({"default": [{"type": "reject"}], "transports": transports}, out)
+
+    accept = [{"type": "insecureAcceptAnything"}]
+    subprocess.run(["cp", "-r", case.layout.directory, f"{case.user.home}/dir"], check=True)
+    case.user.own(case.user.home)
+    home = os.path.realpath(case.user.home)
+    files = (whole, f"{whole}.oci", f"{case.user.home}/dir")
+    assert [loads(file) for file in files] == [False, False, False]
+    assert os.listdir(f"{case.user.udocker_dir}/images/blobs/sha256") == []
+    allow(oci={f"{home}/dir": accept})
+    assert [loads(file) for file in files] == [False, False, True]
+    allow(**{"docker-archive": {"": accept}, "oci-archive": {f"{home}/other": accept}})
+    assert [loads(file) for file in files] == [True, False, False]
+    allow(**{"oci-archive": {f"{home}/img.tar.oci:img:1": accept}})
+    assert [loads(file) for file in files] == [False, True, False]

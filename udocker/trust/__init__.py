@@ -1,0 +1,1 @@
+"""Which images may come in: policies, and signatures made with keys."""
