@@ -171,17 +171,20 @@ class Server:
                     self.close_connection = True
 
             def answer(self):
-                length = int(self.headers.get("Content-Length", 0))
-                asked = Asked(self.command, self.path, self.headers, self.rfile.read(length))
+                asked = Asked(self.command, self.path, self.headers, owner.receive(self))
                 owner.asked.append(asked)
                 owner.send(self, owner.reply(asked))
 
-            do_GET = do_HEAD = do_POST = do_CONNECT = answer
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_CONNECT = answer
 
             def log_message(self, *_):
                 pass
 
         return Handler
+
+    def receive(self, handler):
+        """Return the body of a request; an OSError breaks the connection."""
+        return handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
 
     def send(self, handler, reply):
         handler.send_response(reply.status)

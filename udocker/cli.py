@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "pull": "Pull an image from a registry.",
+    "push": "Send an image to a registry.",
     "run": "Run a program in a container.",
     "create": "Make a container of an image.",
     "exec": "Run another program in a running container.",

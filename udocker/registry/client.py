@@ -65,6 +65,11 @@ class Client:
         )
 
     @property
+    def transport(self) -> Transport:
+        """The session with the registry itself."""
+        return self._transport
+
+    @property
     def requests(self) -> int:
         """How many HTTP requests have been sent so far."""
         return self._transport.requests

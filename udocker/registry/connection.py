@@ -181,8 +181,13 @@ class Connection:
         url: str,
         headers: Mapping[str, str],
         data: Mapping[str, str] | bytes | Body | None = None,
+        *,
+        silence_s: float = 0.0,
     ) -> Response:
-        """Send one request and return what comes, redirects as they are."""
+        """Send one request and return what comes, redirects as they are.
+
+        `silence_s` is waited for the answer where that is longer than the patience has it.
+        """
         self.requests += 1
         patience, proxies = self._patience, self._route.proxies(url)
         start = time.monotonic()
@@ -194,7 +199,7 @@ class Connection:
                 data=data,
                 stream=True,
                 allow_redirects=False,
-                timeout=(patience.connect_timeout_s, patience.read_timeout_s),
+                timeout=(patience.connect_timeout_s, max(silence_s, patience.read_timeout_s)),
                 proxies=proxies,
             )
         except (requests.RequestException, HTTPError, ValueError) as error:

@@ -48,6 +48,8 @@ class Request:
     body: bytes | Body | None = None
     repeatable: bool = True
     """Sent again after a failure that may pass; else that is for the caller to judge."""
+    silence_s: float = 0.0
+    """Longest wait for the answer where the registry has work to do for it; 0: as usual."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Transport:
     ) -> bytes:
         self._check_realm(url)
         if form is None:
-            response = self._follow("GET", url, dict(headers))
+            response = self._follow(Request("GET", url, "", subject), url, dict(headers))
         else:
             response = self._connection.exchange("POST", url, headers, form)
         with response:
@@ -171,11 +173,10 @@ class Transport:
         if authorization and (not whole or self._is_own(request.path)):
             headers["Authorization"] = authorization
         if whole:
-            return self._follow(request.method, request.path, headers, request.body)
+            return self._follow(request, request.path, headers)
         if len(self._bases) > 1:
             return self._first_contact(request, headers)
-        url = self._bases[0] + request.path
-        return self._follow(request.method, url, headers, request.body)
+        return self._follow(request, self._bases[0] + request.path, headers)
 
     def _first_contact(self, request: Request, headers: dict[str, str]) -> Response:
         """Send a request and learn from it whether the registry speaks http or https."""
@@ -183,8 +184,7 @@ class Transport:
         doubtful: Response | None = None
         for base in self._bases:
             try:
-                url = base + request.path
-                response = self._follow(request.method, url, headers, request.body)
+                response = self._follow(request, base + request.path, headers)
             except RegistryError as error:
                 failures.append(error)
                 continue
@@ -215,13 +215,13 @@ class Transport:
             target = target._replace(scheme="https", netloc=came.netloc)
         return self._redirected(answer.url, target.geturl())
 
-    def _follow(
-        self, method: str, url: str, headers: dict[str, str], body: bytes | Body | None = None
-    ) -> Response:
+    def _follow(self, request: Request, url: str, headers: dict[str, str]) -> Response:
         """Send a request and follow redirects; only the first host sees `Authorization`."""
         first = origin(url)
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._connection.exchange(method, url, headers, body)
+            response = self._connection.exchange(
+                request.method, url, headers, request.body, silence_s=request.silence_s
+            )
             if response.redirect is None:
                 return response
             response.drain()

@@ -45,11 +45,18 @@ def resolve(source: Source, platform: Platform, *, strict: bool = False) -> Reso
     `strict` takes no other architecture, also where the processor could run it.
     """
     descriptor, data = source.document()
-    found = _Search(source, platform, strict=strict).manifest(descriptor, data)
+    found = narrow(source, descriptor, data, platform, strict=strict)
     manifest = Manifest.from_bytes(found[1], found[0].media_type)
     if len(manifest.layers) > MAX_LAYERS:
         raise InvalidDocument(f"{source.name} has more than {MAX_LAYERS} layers")
     return Resolved(*found, manifest, descriptor.digest)
+
+
+def narrow(
+    source: Source, descriptor: Descriptor, data: bytes, platform: Platform, *, strict: bool
+) -> tuple[Descriptor, bytes]:
+    """Return the manifest for `platform` of an index; what is no index is returned itself."""
+    return _Search(source, platform, strict=strict).manifest(descriptor, data)
 
 
 def document(source: Source, entry: Descriptor) -> tuple[Descriptor, bytes]:
