@@ -53,7 +53,7 @@ GATES = {
     "pynvml": ("udocker.nvidia.nvml",),
     "ctypes": ("udocker.engines.sandbox.*",),
     "tqdm": ("udocker.console",),
-    "zstandard": ("udocker.images.decompress",),
+    "zstandard": ("udocker.images.decompress", "udocker.images.compress"),
     "cryptography": ("udocker.trust.keys",),
     "isal": ("udocker.images.decompress",),
 }

@@ -35,6 +35,7 @@ COMMANDS = {
     "rm": "Remove containers.",
     "rmi": "Remove images.",
     "load": "Load images from an archive.",
+    "save": "Save images as an archive.",
     "clone": "Copy a container.",
     "cp": "Copy files into a container, or out of it.",
     "diff": "List what a container changed of its image.",

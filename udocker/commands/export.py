@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import stat
-import sys
-
 import click
 
-from udocker import console, disk
+from udocker import console
+from udocker.commands import output
 from udocker.commands.atrest import readable
 from udocker.commands.stores import Stores
 from udocker.containers.archive import Archiver
 from udocker.containers.files import open_files
 from udocker.containers.leftovers import leftovers
-from udocker.errors import UdockerError, UsageError
+from udocker.errors import UsageError
 from udocker.images.tarwriter import TarWriter, write_all
 from udocker.settings import Settings
 
@@ -26,11 +23,11 @@ _SHOWN = 5
 
 
 @click.command()
-@click.option("-o", "--output", metavar="FILE", help="Write there; `-` is standard output.")
+@click.option("-o", "--output", "path", metavar="FILE", help="Write there; `-` is standard output.")
 @click.option("--clone", is_flag=True, help="Not supported: a clone is made by udocker clone.")
 @click.argument("words", nargs=-1, required=True, metavar="[-] CONTAINER")
 @click.pass_obj
-def command(settings: Settings, output: str | None, clone: bool, words: tuple[str, ...]) -> None:
+def command(settings: Settings, path: str | None, clone: bool, words: tuple[str, ...]) -> None:
     """Write all files of a container as a tar archive, to standard output or a file."""
     if clone:
         hint = "udocker clone copies a container; udocker commit makes an image of it"
@@ -41,46 +38,7 @@ def command(settings: Settings, output: str | None, clone: bool, words: tuple[st
         raise UsageError("export takes one container", hint="udocker export -o FILE CONTAINER")
     stores = Stores(settings)
     found = stores.containers.get(words[-1])
-    if output in (None, "-"):
-        _to_standard_output(stores, found)
-    else:
-        _to_file(stores, found, str(output))
-
-
-def _to_standard_output(stores: Stores, container: Container) -> None:
-    if sys.stdout is None or sys.stdout.isatty():
-        raise UsageError("an archive does not suit a terminal", hint="udocker export -o FILE ...")
-    try:
-        _export(stores, container, sys.stdout.fileno())
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UdockerError(f"cannot write to standard output: {error.strerror}") from error
-
-
-def _to_file(stores: Stores, container: Container, path: str) -> None:
-    """Write the file, which appears whole; a pipe or device that is there is written to."""
-    try:
-        if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                _export(stores, container, descriptor)
-            finally:
-                os.close(descriptor)
-            return
-        draft = f"{path}.{disk.owner()}"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        try:
-            _export(stores, container, descriptor)
-            os.fsync(descriptor)
-            os.rename(draft, path)
-        except BaseException:
-            os.unlink(draft)
-            raise
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise disk.store_error(error, path) from error
+    output.write(path, "udocker export -o FILE ...", lambda to, _: _export(stores, found, to))
 
 
 def _export(stores: Stores, container: Container, descriptor: int) -> None:

@@ -193,6 +193,21 @@ class TarWriter:
             self._write(data)
 
 
+def file_header(name: bytes, size: int, *, link: bytes = b"") -> bytes:
+    """Return the header of a file, or of a symbolic link: one block, whatever the size is.
+
+    From 8 GiB on, the size is in GNU's binary form, which every reader of today knows.
+    """
+    kind = SYMLINK if link else FILE
+    if size < _MOST_OCTAL:
+        return _block(kind, name, 0o644, 0, size, link, (0, 0))
+    block = bytearray(_block(kind, name, 0o644, 0, 0, link, (0, 0)))
+    block[124:136] = (size | 1 << 95).to_bytes(12, "big")
+    block[148:156] = _SPACES
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
 def write_all(descriptor: int) -> Callable[[bytes], object]:
     """Return what writes all of some bytes to a descriptor. It raises OSError."""
 
