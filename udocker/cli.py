@@ -34,6 +34,7 @@ COMMANDS = {
     "inspect": "Show what is known of an image or container.",
     "rm": "Remove containers.",
     "rmi": "Remove images.",
+    "tag": "Give an image another name.",
     "load": "Load images from an archive.",
     "save": "Save images as an archive.",
     "clone": "Copy a container.",

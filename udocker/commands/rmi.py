@@ -14,8 +14,12 @@ from udocker.settings import Settings
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.pass_obj
 def command(settings: Settings, force: bool, images: tuple[str, ...]) -> None:
-    """Remove images, and what of their content no other image needs."""
+    """Remove images, and what of their content no other image needs.
+
+    An image with several names loses the one that is given; by its id, with -f, all of them.
+    """
     stores = Stores(settings)
     for name in images:
-        stores.remove_image(stores.get_image(name), force=force)
+        for image in stores.images_to_remove(name, force=force):
+            stores.remove_image(image, force=force)
         console.put(name)

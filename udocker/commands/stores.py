@@ -121,10 +121,31 @@ class Stores:
             return ImageConfig(Platform.of_machine(os.uname().machine), ())
         return self.images.config(container.config)
 
+    def images_to_remove(self, name: str, *, force: bool) -> tuple[Image, ...]:
+        """Return the image of that name; by an id, under all its names, if `force` wants that.
+
+        Raises ImageNotFound; StoreError for an id that stands for several names.
+        """
+        image = self.get_image(name)
+        everywhere = self._under_all_names(image)
+        if len(everywhere) == 1 or not image.manifest.digest.hex.startswith(name):
+            return (image,)
+        if not force:
+            names = ", ".join(other.name for other in everywhere)
+            raise StoreError(f"image {name} has several names: {names}", hint="name one, or -f")
+        return everywhere
+
+    def _under_all_names(self, image: Image) -> tuple[Image, ...]:
+        digest = image.manifest.digest
+        return tuple(other for other in self.images.images() if other.manifest.digest == digest)
+
     def remove_image(self, image: Image, *, force: bool) -> None:
-        """Remove an image. Raises StoreError while containers are made of it, unless forced."""
+        """Take an image's name away; with its last name it is removed.
+
+        Raises StoreError for the last one while containers are made of it, unless forced.
+        """
         users = [c for c in self.containers.containers() if c.manifest == image.manifest.digest]
-        if users and not force:
+        if users and not force and len(self._under_all_names(image)) == 1:
             ids = ", ".join(c.id[:12] for c in users)
             raise StoreError(f"image {image.name} has containers: {ids}", hint="udocker rm, or -f")
         self.images.remove(image, self._kept())
