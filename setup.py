@@ -14,6 +14,7 @@ MAPPED = ("engines", "nvidia")
 DEPENDENCIES = [
     "click>=8.0",
     "requests>=2.28",
+    'tomli>=1.1;python_version<"3.11"',
     "pyelftools>=0.29",
     "psutil>=5.9",
     "nvidia-ml-py>=12.535",

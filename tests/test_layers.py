@@ -48,6 +48,8 @@ GATES = {
     "click": ("udocker.cli", "udocker.commands.*"),
     "requests": ("udocker.registry.connection",),
     "urllib3": ("udocker.registry.connection",),  # what requests is made of
+    "tomllib": ("udocker.registry.toml",),  # of the standard library from Python 3.11 on
+    "tomli": ("udocker.registry.toml",),
     "elftools": ("udocker.host.elf",),
     "psutil": ("udocker.host.processes",),
     "pynvml": ("udocker.nvidia.nvml",),

@@ -17,7 +17,7 @@ def load(tmp_path, flags=None, **environment):
 def test_flags_beat_environment_beats_file_beats_default(tmp_path):
     (tmp_path / ".udocker").mkdir()
     file = tmp_path / ".udocker" / "udocker.conf"
-    assert load(tmp_path).registry == "docker.io"
+    assert load(tmp_path).registry == ""
     file.write_text("# mine\n[DEFAULT]\nregistry = file.example\njobs=3\ninsecure = no\n")
     assert load(tmp_path).registry == "file.example"
     assert load(tmp_path).jobs == 3
@@ -64,7 +64,7 @@ def test_a_file_in_the_current_directory_is_never_read(tmp_path, monkeypatch):
     for name in ("u.conf", "udocker.conf"):
         (tmp_path / name).write_text("registry = evil.example\n")
     monkeypatch.chdir(tmp_path)
-    assert load(tmp_path / "home").registry == "docker.io"
+    assert load(tmp_path / "home").registry == ""
 
 
 def test_the_directory_may_begin_with_a_tilde(tmp_path):

@@ -651,7 +651,8 @@ class SocksProxy:
                 while not (sent := stream.read1(65536)).endswith(b"\r\n\r\n"):
                     server.sendall(sent)
                 server.sendall(sent)
-                client.sendall(server.recv(65536))
+                while answer := server.recv(65536):
+                    client.sendall(answer)
 
 
 def test_a_proxy_of_socks_looks_names_up_itself():
@@ -659,7 +660,10 @@ def test_a_proxy_of_socks_looks_names_up_itself():
     with Server(lambda asked: answer) as server, SocksProxy(server.port) as proxy:
         environment = {"ALL_PROXY": f"socks5h://{proxy.host}"}
         client = transport(
-            "registry.invalid", environment=environment, base="http://registry.invalid"
+            "registry.invalid",
+            environment=environment,
+            base="http://registry.invalid",
+            patience=Patience(),
         )
         assert body(client) == b"fine"
     assert proxy.wanted == "registry.invalid:80"

@@ -13,6 +13,8 @@ HUB = "docker.io"
 
 _HUB_ALIAS = "index.docker.io"
 _HUB_API_HOST = "registry-1.docker.io"
+_HUB_HOSTS = (_HUB_ALIAS, _HUB_API_HOST, "hub.docker.com", "registry.hub.docker.com")
+"""Hosts by which users of udocker 1.3 know Docker Hub."""
 _OFFICIAL = "library/"
 _MAX_REGISTRY, _MAX_REPOSITORY, _MAX_TAG = 255, 255, 128
 _DIGITS = frozenset("0123456789")
@@ -70,7 +72,7 @@ class Reference:
         if name.startswith(_OFFICIAL) and name.count("/") == 1:
             name = name[len(_OFFICIAL) :]
         first, slash, _ = name.partition("/")
-        return str(self) if slash and _is_registry(first) else name + self._version
+        return str(self) if slash and is_registry(first) else name + self._version
 
     @property
     def _version(self) -> str:
@@ -84,6 +86,24 @@ class Reference:
 def api_host(registry: str) -> str:
     """Return the host that speaks the distribution API for a registry of that name."""
     return _HUB_API_HOST if registry == HUB else registry
+
+
+def registry_of(text: str) -> str:
+    """Return the registry that a user's word means: a host, or the URL that udocker 1.3 wanted.
+
+    Raises InvalidReference for what is neither.
+    """
+    host = text.partition("://")[2] or text
+    host, _, path = host.partition("/")
+    host = HUB if host in _HUB_HOSTS else host
+    host = text if path.strip("/") not in ("", "v1", "v2") else host
+    if not is_registry(host) or "/" in host:
+        raise InvalidReference(
+            f"registry {text!r} is not a host with a dot or a port, or localhost",
+            hint="write one such as quay.io or localhost:5000",
+        )
+    _check_registry(host)
+    return host
 
 
 def is_tag(text: str) -> bool:
@@ -125,9 +145,9 @@ def _split_tag(text: str) -> tuple[str, str, str]:
 
 def _split_registry(name: str, default_registry: str) -> tuple[str, str]:
     registry, slash, repository = name.partition("/")
-    if not slash or not _is_registry(registry):
+    if not slash or not is_registry(registry):
         registry, repository = default_registry, name
-        if not _is_registry(registry):
+        if not is_registry(registry):
             raise InvalidReference(
                 f"registry {registry!r} is not a host with a dot or a port, or localhost",
                 hint="set the default registry to one such as quay.io or localhost:5000",
@@ -139,7 +159,7 @@ def _split_registry(name: str, default_registry: str) -> tuple[str, str]:
     return registry, repository
 
 
-def _is_registry(component: str) -> bool:
+def is_registry(component: str) -> bool:
     """Tell whether a name's first component is a host, by docker's rule of thumb."""
     if component == "localhost" or component != component.lower():
         return True

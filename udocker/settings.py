@@ -26,8 +26,13 @@ class Settings:
     directory: str
     """Where images, trees and containers lie (`UDOCKER_DIR`)."""
     environment: Mapping[str, str]
-    registry: str = "docker.io"
-    """Where names without a host are looked up (`UDOCKER_REGISTRY`)."""
+    registry: str = ""
+    """Where names without a host are looked up (`UDOCKER_REGISTRY`); empty: where the user's own
+    registries.conf says, or else docker.io."""
+    mirrors: str = ""
+    """Mirrors of Docker Hub, asked first: hosts or URLs, with spaces between them."""
+    cert_dir: str = ""
+    """Certificates for registries, in place of those in a `certs.d`."""
     insecure: bool = False
     """Speak http, and https without checking certificates, to every registry."""
     jobs: int = 0
@@ -43,6 +48,8 @@ class Settings:
 _KEYS = {
     "directory": str,
     "registry": str,
+    "mirrors": str,
+    "cert_dir": str,
     "insecure": bool,
     "jobs": int,
     "engine": str,
@@ -53,6 +60,8 @@ _KEYS = {
 _VARIABLES = {
     "directory": "UDOCKER_DIR",
     "registry": "UDOCKER_REGISTRY",
+    "mirrors": "UDOCKER_MIRROR",
+    "cert_dir": "UDOCKER_CERT_DIR",
     "insecure": "UDOCKER_INSECURE",
     "jobs": "UDOCKER_JOBS",
     "engine": "UDOCKER_DEFAULT_EXECUTION_MODE",

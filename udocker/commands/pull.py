@@ -5,9 +5,14 @@ from __future__ import annotations
 import click
 
 from udocker import console
+from udocker.commands import reaching
 from udocker.commands.stores import Stores
 from udocker.settings import Settings
 from udocker.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @click.command()
@@ -16,28 +21,23 @@ from udocker.values import replace
 @click.option("--registry", metavar="HOST", help="Where a name without a host is looked up.")
 @click.option("--index", hidden=True)
 @click.option("--signature-policy", metavar="FILE", help="Which images may come in.")
-@click.option("--httpproxy", metavar="URL", help="Proxy for http and https.")
+@reaching.options
 @click.argument("reference")
 @click.pass_obj
 def command(
     settings: Settings,
+    /,
     reference: str,
     platform: str | None,
     quiet: bool,
     registry: str | None,
     index: str | None,
     signature_policy: str | None,
-    httpproxy: str | None,
+    **how: Any,
 ) -> None:
     """Pull an image from a registry, verify it and unpack it, ready to run."""
-    from udocker.transfer.pull import pull
-
     settings = replace(settings, quiet=settings.quiet or quiet)
-    settings = replace(settings, registry=registry or settings.registry)
     settings = replace(settings, policy=signature_policy or settings.policy)
-    if httpproxy:
-        proxies = {"http_proxy": httpproxy, "https_proxy": httpproxy}
-        settings = replace(settings, environment={**settings.environment, **proxies})
-    stores = Stores(settings)
-    image = pull(settings, stores.images, stores.reference(reference), platform)
+    settings = reaching.applied(settings, registry=registry or index, **how)
+    image = Stores(settings).pull(reference, platform)
     console.put(str(image.manifest.digest) if settings.quiet else f"{image.name} {image.short_id}")

@@ -9,7 +9,7 @@ from udocker.containers.store import ContainerStore
 from udocker.errors import ImageNotFound, InvalidReference, RegistryError, StoreError
 from udocker.images.store import ImageStore
 from udocker.oci import ImageConfig, Platform
-from udocker.reference import Reference
+from udocker.reference import HUB, Reference, registry_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,8 +37,10 @@ class Stores:
             subids.remove_refused(path, self.settings.directory, error)
 
     def reference(self, name: str) -> Reference:
-        """Return what an image name means with the registry that the user has set."""
-        return Reference.parse(name, self.settings.registry)
+        """Return what an image name means with the registry that the user has set, docker.io if
+        none. What files say of names without a host is for `pull` to find out."""
+        chosen = self.settings.registry
+        return Reference.parse(name, registry_of(chosen) if chosen else HUB)
 
     def find_image(self, name: str) -> Image | None:
         """Return the image of that name, or whose id begins so."""
@@ -48,7 +50,14 @@ class Stores:
             found = self.images.find_id(name)
             if found is None:
                 raise
-        return found or self.images.find_id(name)
+        return found or self.images.find_id(name) or self._find_by_meaning(name)
+
+    def _find_by_meaning(self, name: str) -> Image | None:
+        """Return the image that a name without a host means by the user's registries.conf."""
+        from udocker.registry.shortnames import meanings
+
+        found = (self.images.find(reference) for reference in meanings(name, self.settings))
+        return next(filter(None, found), None)
 
     def get_image(self, name: str) -> Image:
         """Return what `find_image` finds. Raises ImageNotFound when that is nothing."""
@@ -75,15 +84,34 @@ class Stores:
             return here
         if pull == "never":
             raise ImageNotFound(f"no image {name!r} here, and --pull=never", hint="udocker images")
-        from udocker.transfer.pull import pull as pull_image
-
         try:
-            return pull_image(self.settings, self.images, self.reference(name), platform)
+            return self.pull(name, platform)
         except RegistryError as error:
             if here is None or pull != "newer":
                 raise
             console.warn(f"using {name} as it is here: {error.message}")
             return here
+
+    def pull(self, name: str, platform: str | None = None) -> Image:
+        """Return the image of that name as its registry has it now.
+
+        Of several registries that the user lets be searched, the first one that has it counts.
+        """
+        from udocker.registry.shortnames import meanings
+        from udocker.transfer.pull import pull
+
+        *others, last = meanings(name, self.settings)
+        told = ""
+        for reference in others:
+            try:
+                return pull(self.settings, self.images, reference, platform)
+            except (ImageNotFound, RegistryError) as error:
+                told += f"; {error.message}"
+        try:
+            return pull(self.settings, self.images, last, platform)
+        except (ImageNotFound, RegistryError) as error:
+            error.message += told
+            raise
 
     def _usable(self, image: Image | None, platform: str | None) -> Image | None:
         """Return the image if it is whole and for the platform that was asked for, if any."""

@@ -204,7 +204,7 @@ class Connection:
             )
         except (requests.RequestException, HTTPError, ValueError) as error:
             failure = _failure(error, url, proxies)
-            self._tell(method, url, failure.message, start)
+            self._tell(method, url, failure.message.partition(": ")[2], start)
             # The outer exceptions' texts hold whole URLs, and with them signatures.
             raise failure from failure.__cause__
         told = f"{answer.status_code} {limits_told(answer.headers)}".rstrip()

@@ -62,6 +62,13 @@ def find_credentials(
     username = environment.get("UDOCKER_USERNAME")
     if username:
         return Credentials(username, environment.get("UDOCKER_PASSWORD", ""))
+    return find_in_files(registry, repository, environment)
+
+
+def find_in_files(
+    registry: str, repository: str, environment: Mapping[str, str]
+) -> Credentials | None:
+    """Return what files hold for a repository, as `find_credentials` does."""
     for path in credential_files(environment):
         found = _find_in_file(path, registry, repository, environment)
         if found:

@@ -50,7 +50,7 @@ class RegistryTarget:
     ) -> None:
         self._reference = reference
         self._origins = origins
-        self._repository = Repository(client.transport, reference)
+        self._repository = Repository(*client.at_home(reference))
 
     @property
     def name(self) -> str:

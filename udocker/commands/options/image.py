@@ -6,6 +6,7 @@ import os
 
 from udocker.commands.options import grammar
 from udocker.errors import UsageError
+from udocker.reference import registry_of
 from udocker.values import replace
 
 TYPE_CHECKING = False
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from udocker.settings import Settings
 
 PULL = ("missing", "always", "newer", "never", "reuse")
-HUB_NAMES = ("index.docker.io", "registry-1.docker.io", "hub.docker.com", "registry.hub.docker.com")
-"""Hosts by which udocker 1.3 knows Docker Hub."""
 
 
 def wishes(values: Values, _: Mapping[str, str], notes: list[str]) -> dict[str, Any]:
@@ -48,7 +47,7 @@ def settings_for(values: Values, settings: Settings) -> Settings:
         settings = replace(settings, quiet=True)
     registry = values.last("registry") or values.last("index")
     if registry:
-        settings = replace(settings, registry=_host(registry))
+        settings = replace(settings, registry=registry_of(registry))
     if not values.flag("tls_verify", default=True):
         settings = replace(settings, insecure=True)
     environment = dict(settings.environment)
@@ -71,14 +70,6 @@ def _platform(values: Values) -> str | None:
     if not architecture:
         raise UsageError("--os and --variant need --arch", hint="--platform OS/ARCH[/VARIANT]")
     return "/".join(filter(None, (system or "linux", architecture, variant)))
-
-
-def _host(text: str) -> str:
-    """Return the host of a registry, also when it is written as a URL."""
-    host = text.rpartition("://")[2].split("/", 1)[0]
-    if not host:
-        raise UsageError(f"--registry {text!r} names no host")
-    return "docker.io" if host in HUB_NAMES else host
 
 
 def _file(path: str, option: str) -> str:

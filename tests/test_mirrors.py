@@ -1,0 +1,196 @@
+"""An image comes from the mirrors that the user names, or else from its registry."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+from images import add_image
+from registries import (
+    PASSWORD,
+    USER,
+    DockerRegistry,
+    Layout,
+    Proxy,
+    Reply,
+    Server,
+    body,
+    status,
+)
+from tarballs import archive, file
+
+from udocker.errors import AccessDenied, ImageNotFound
+from udocker.oci import Descriptor
+from udocker.reference import Reference
+from udocker.registry.client import Client
+from udocker.registry.patience import Patience
+from udocker.settings import Settings
+
+QUICK = Patience(attempts=2, first_delay_s=0.01, longest_delay_s=0.02, read_timeout_s=1)
+LARGE = random.Random(2).randbytes(3 << 20)
+NAME = "origin.invalid/org/app:1"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("mirrors")
+    layout = Layout(str(directory / "layout"))
+    layout.add("app", [LARGE])
+    with DockerRegistry(directory / "registry") as registry:
+        registry.push(layout, "app", "org/app:1")
+        registry.push(layout, "app", "copies/org/app:1")
+        registry.layer = Descriptor.from_json(layout.layers(layout.manifests[0])[0])
+        yield registry
+
+
+@pytest.fixture
+def proxies(registry):
+    with Proxy(registry.host) as first, Proxy(registry.host) as second:
+        yield first, second
+
+
+def rule(location, *mirrors):
+    lines = ['[[registry]]\nprefix = "origin.invalid"', f'location = "{location}"']
+    return "\n".join([*lines, *(f'[[registry.mirror]]\nlocation = "{m}"' for m in mirrors)])
+
+
+def client(tmp_path, text, environment=None):
+    path = tmp_path / "registries.conf"
+    path.write_text(text)
+    settings = Settings("/", {"CONTAINERS_REGISTRIES_CONF": str(path), **(environment or {})})
+    return Client("origin.invalid", settings, patience=QUICK)
+
+
+def pulled(reader, registry):
+    reference = Reference.parse(NAME)
+    reader.head(reference)
+    reader.manifest(reference)
+    return b"".join(reader.blob(reference, registry.layer))
+
+
+def test_a_mirror_is_asked_in_place_of_the_registry(tmp_path, registry, proxies):
+    mirror, home = proxies
+    reader = client(tmp_path, rule(home.host, f"{mirror.host}/copies"))
+    assert pulled(reader, registry) == LARGE
+    assert [path.split("/")[2] for path in mirror.paths()] == ["copies", "copies"]
+    assert home.asked == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_told"),
+    [
+        (status(404), False),
+        (status(500), True),
+        (status(401), True),
+        (body(lambda data: data + b" "), True),
+    ],
+)
+def test_what_a_mirror_does_not_give_the_registry_gives(
+    tmp_path, registry, proxies, capsys, fault, is_told
+):
+    mirror, home = proxies
+    mirror.add("/manifests/", fault, times=9)
+    reader = client(tmp_path, rule(home.host, mirror.host))
+    reader.manifest(Reference.parse(NAME))
+    asked = len(mirror.asked)
+    assert pulled(reader, registry) == LARGE
+    assert len(mirror.asked) == asked  # it has failed, and is left alone
+    assert ("is passed over" in capsys.readouterr().err) == is_told
+
+
+def test_a_blob_goes_on_at_the_registry_where_the_mirror_broke_off(tmp_path, registry, proxies):
+    mirror, home = proxies
+    mirror.add("/blobs/", mirror.cut(1 << 20))
+    mirror.add("/blobs/", status(500), times=9)
+    assert pulled(client(tmp_path, rule(home.host, mirror.host)), registry) == LARGE
+    assert [asked.headers["Range"] for asked in home.asked] == [f"bytes={1 << 20}-"]
+
+
+def test_the_error_tells_what_mirrors_said(tmp_path, registry):
+    with Server(lambda asked: Reply(404)) as first, Server(lambda asked: Reply(404)) as second:
+        reader = client(tmp_path, rule(second.host, first.host))
+        with pytest.raises(ImageNotFound) as caught:
+            reader.head(Reference.parse(NAME))
+    assert first.host in caught.value.message and second.host in caught.value.message
+
+
+def test_each_place_gets_its_own_credentials_only(tmp_path, registry):
+    with Server(lambda asked: Reply(401, {"WWW-Authenticate": "Basic"})) as mirror:
+        home = Server(lambda asked: Reply(401, {"WWW-Authenticate": "Basic"}))
+        environment = {"UDOCKER_USERNAME": USER, "UDOCKER_PASSWORD": PASSWORD}
+        with home:
+            reader = client(tmp_path, rule(home.host, mirror.host), environment)
+            with pytest.raises(AccessDenied):
+                reader.head(Reference.parse(NAME))
+    assert [asked.headers["Authorization"] for asked in mirror.asked] == [None]
+    assert home.asked[1].headers["Authorization"].startswith("Basic ")
+
+
+def test_tags_are_the_registrys_own(tmp_path, registry, proxies):
+    mirror, home = proxies
+    reader = client(tmp_path, rule(home.host, mirror.host))
+    assert reader.tags(Reference.parse(NAME)) == ["1"]
+    assert mirror.asked == []
+
+
+# The command line
+
+
+@pytest.fixture
+def layout(tmp_path):
+    layout = Layout(str(tmp_path / "layout"))
+    add_image(layout, "app", [archive(file("etc/name", b"it\n"))])
+    return layout
+
+
+def configure(user, text):
+    path = f"{user.home}/.config/containers/registries.conf"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as conf:
+        conf.write(text)
+    user.own(f"{user.home}/.config")
+
+
+def test_an_image_of_a_mirror_has_the_name_that_was_asked_for(
+    unprivileged, docker_registry, layout
+):
+    docker_registry.push(layout, "app", "mirrored/org/app:1")
+    configure(unprivileged, rule("origin.invalid", f"{docker_registry.host}/mirrored"))
+    unprivileged.udocker("pull", NAME)
+    assert unprivileged.udocker("images").stdout.splitlines()[1].startswith(NAME)
+    hub = {"UDOCKER_MIRROR": f"http://{docker_registry.host}/mirrored"}
+    done = unprivileged.udocker("pull", "org/app:1", env=hub)
+    assert done.stdout.startswith("docker.io/org/app:1 ")
+    unprivileged.udocker("run", "--dry-run", "org/app:1", "x")
+
+
+def test_short_names_are_searched_and_found_again(unprivileged, docker_registry, layout):
+    docker_registry.push(layout, "app", "short/app:1")
+    with Server(lambda asked: Reply(404)) as empty:
+        hosts = f'["{empty.host}", "{docker_registry.host}"]'
+        alias = f'[aliases]\nnick = "{docker_registry.host}/short/app"'
+        configure(unprivileged, f"unqualified-search-registries = {hosts}\n{alias}")
+        done = unprivileged.udocker("pull", "short/app:1")
+        assert done.stdout.startswith(f"{docker_registry.host}/short/app:1 ")
+        assert [asked.path for asked in empty.asked] == ["/v2/short/app/manifests/1"]
+        unprivileged.udocker("run", "--dry-run", "short/app:1", "x")
+        unprivileged.udocker("run", "--dry-run", "nick:1", "x")
+        assert len(empty.asked) == 1
+        done = unprivileged.udocker("pull", "no/such", check=False)
+    assert done.returncode == 1
+    assert empty.host in done.stderr and docker_registry.host in done.stderr
+
+
+def test_a_broken_file_stops_a_pull_but_not_an_image_that_is_here(
+    unprivileged, docker_registry, layout
+):
+    docker_registry.push(layout, "app", "org/here:1")
+    name = f"{docker_registry.host}/org/here:1"
+    unprivileged.udocker("pull", name)
+    configure(unprivileged, "[[registry]\n")
+    unprivileged.udocker("run", "--dry-run", name, "x")
+    done = unprivileged.udocker("pull", name, check=False)
+    assert done.returncode == 2
+    assert "registries.conf:1: is not TOML" in done.stderr
+    assert "CONTAINERS_REGISTRIES_CONF" in done.stderr

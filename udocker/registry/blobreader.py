@@ -1,0 +1,115 @@
+"""A blob from one registry, over as many connections as it takes.
+
+Source: distribution-spec 1.1, "Pulling blobs"; RFC 9110, section 14.
+"""
+
+from __future__ import annotations
+
+from udocker.errors import ImageNotFound, IntegrityError, RegistryError
+from udocker.registry.faults import Unavailable
+from udocker.registry.transport import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from udocker.oci import Descriptor
+    from udocker.reference import Reference
+    from udocker.registry.connection import Response
+    from udocker.registry.transport import Transport
+
+MIN_PROGRESS_BYTES = 1 << 20
+"""A connection that brings less before it breaks counts as an attempt in vain."""
+
+
+class BlobReader:
+    """One blob on its way: where it got to, and whether the server can go on from there."""
+
+    def __init__(
+        self, transport: Transport, ref: Reference, descriptor: Descriptor, offset: int
+    ) -> None:
+        self._transport = transport
+        self._ref = ref
+        self._descriptor = descriptor
+        self._position = offset
+        self._ranges = True
+        self._subject = f"blob {descriptor.digest} of {ref.name}"
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield what is left of the blob. Raises RegistryError, IntegrityError."""
+        failures = 0
+        while self._position < self._descriptor.size_bytes:
+            start = self._position
+            try:
+                yield from self._one_connection()
+            except Unavailable as error:
+                progress = self._position - start
+                failures = 1 if progress >= MIN_PROGRESS_BYTES else failures + 1
+                if failures >= self._transport.patience.attempts:
+                    raise
+                self._transport.patience.wait(failures, error)
+
+    def _one_connection(self) -> Iterator[bytes]:
+        """Yield what one answer brings. Raises Unavailable unless that is all the rest."""
+        with self._open() as response:
+            skip = self._prefix_bytes(response)
+            for chunk in response.chunks():
+                wanted = chunk[skip:] if skip else chunk
+                skip -= len(chunk) - len(wanted)
+                if wanted:
+                    self._advance(len(wanted))
+                    yield wanted
+        size = self._descriptor.size_bytes
+        if self._position < size:
+            raise Unavailable(f"{self._subject}: ends after {self._position} of {size} bytes")
+
+    def _advance(self, count: int) -> None:
+        self._position += count
+        if self._position > self._descriptor.size_bytes:
+            raise self._too_long()
+
+    def _too_long(self) -> IntegrityError:
+        size = self._descriptor.size_bytes
+        return IntegrityError(f"{self._subject}: the registry sends more than its {size} bytes")
+
+    def _open(self) -> Response:
+        path = f"/v2/{self._ref.repository}/blobs/{self._descriptor.digest}"
+        resumed = self._ranges and self._position
+        request = Request(
+            "GET",
+            path,
+            self._ref.repository,
+            self._subject,
+            headers=(("Range", f"bytes={self._position}-"),) if resumed else (),
+            accepted=(200, 206, 416) if resumed else (200,),
+        )
+        try:
+            return self._transport.open(request)
+        except ImageNotFound as error:
+            raise self._missing(error) from error
+
+    def _missing(self, error: ImageNotFound) -> RegistryError:
+        if not self._descriptor.urls:
+            return RegistryError(error.message, hint="the image is not complete in its registry")
+        return RegistryError(
+            f"{self._subject}: a foreign layer, which the registry does not keep",
+            hint="foreign layers (of Windows, mostly) are not fetched from other servers",
+        )
+
+    def _prefix_bytes(self, response: Response) -> int:
+        """Return how many bytes of an answer come before the position."""
+        size, length = self._descriptor.size_bytes, response.length_bytes
+        if response.status == 200:
+            if length is not None and length > size:
+                raise self._too_long()
+            return self._position
+        sent = response.headers.get("Content-Range", "").strip()
+        if response.status == 206 and sent in self._good_ranges():
+            return 0
+        self._ranges = False
+        raise Unavailable(f"{self._subject}: no bytes from {self._position} on, but {sent[:80]!r}")
+
+    def _good_ranges(self) -> tuple[str, ...]:
+        size = self._descriptor.size_bytes
+        span = f"bytes {self._position}-{size - 1}"
+        return f"{span}/{size}", f"{span}/*"

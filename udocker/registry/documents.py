@@ -1,0 +1,157 @@
+"""What one registry says of an image: its digest, its manifests, its tags.
+
+Source: distribution-spec 1.1, "Pulling manifests" and "Listing Tags".
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from udocker import fastjson, oci
+from udocker.errors import IntegrityError, InvalidDocument, RegistryError
+from udocker.oci import Descriptor, Digest
+from udocker.reference import Reference, is_tag
+from udocker.registry.route import join, split
+from udocker.registry.transport import Request, Transport
+from udocker.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ACCEPT = ", ".join((*oci.INDEX_TYPES, *oci.MANIFEST_TYPES))
+MAX_TAGS = 1 << 18
+MAX_TAG_PAGES = 1 << 12
+
+_KNOWN_TYPES = (*oci.INDEX_TYPES, *oci.MANIFEST_TYPES, *oci.DOCKER_SCHEMA1)
+
+
+def head(transport: Transport, ref: Reference) -> Digest | None:
+    """Return the digest that a name has now, None where the registry does not tell.
+
+    One request where the registry wants no credentials, and none that Docker Hub counts. Some
+    answer GET only.
+    """
+    request = _manifest_request("HEAD", ref, ref.digest)
+    answer = transport.fetch(replace(request, accepted=(200, 405, 501)), 0)
+    digest = _stated_digest(answer.headers, ref)
+    if digest and ref.digest and digest != ref.digest:
+        raise IntegrityError(f"{ref}: the registry has {digest} under this digest")
+    return digest
+
+
+def manifest(
+    transport: Transport, ref: Reference, digest: Digest | None
+) -> tuple[Descriptor, bytes]:
+    """Return a manifest or an index as it was sent, and what it is.
+
+    `digest` chooses another manifest of the same repository, one that an index names. Raises
+    IntegrityError where the bytes are not those of a digest that is known, and InvalidDocument
+    for what is neither manifest nor index.
+    """
+    pinned = digest or ref.digest
+    request = _manifest_request("GET", ref, pinned)
+    answer = transport.fetch(request, oci.MAX_DOCUMENT_BYTES)
+    stated = _stated_digest(answer.headers, ref)
+    for expected in filter(None, (pinned, stated)):
+        actual = _digest_of(answer.body, expected.algorithm)
+        if actual != expected:
+            raise IntegrityError(f"{ref}: the registry sends {actual} instead of {expected}")
+    media_type = _media_type(answer.headers, answer.body, ref, pinned=pinned is not None)
+    name = pinned or stated or Digest.of(answer.body)
+    return Descriptor(media_type, name, len(answer.body)), answer.body
+
+
+def tags(transport: Transport, ref: Reference) -> list[str]:
+    """Return the tags of a repository in the registry's order."""
+    path = f"/v2/{ref.repository}/tags/list"
+    found: list[str] = []
+    for _ in range(MAX_TAG_PAGES):
+        request = Request("GET", path, ref.repository, ref.name)
+        answer = transport.fetch(request, oci.MAX_DOCUMENT_BYTES)
+        found += _tags_of_page(answer.body, ref)
+        following = next_page(answer.headers.get("Link", ""), path)
+        if following is None:
+            return found
+        if len(found) > MAX_TAGS:
+            break
+        path = following
+    raise RegistryError(f"{ref.name}: the registry's list of tags does not end")
+
+
+def _manifest_request(method: str, ref: Reference, digest: Digest | None) -> Request:
+    path = f"/v2/{ref.repository}/manifests/{digest or ref.tag or 'latest'}"
+    subject = f"{ref.name}@{digest}" if digest else str(ref)
+    return Request(method, path, ref.repository, subject, headers=(("Accept", ACCEPT),))
+
+
+def _stated_digest(headers: Mapping[str, str], ref: Reference) -> Digest | None:
+    text = headers.get("Docker-Content-Digest")
+    if not text:
+        return None
+    try:
+        return Digest.parse(text.strip())
+    except InvalidDocument as error:
+        raise RegistryError(f"{ref}: the registry states no digest: {error.message}") from error
+
+
+def _digest_of(data: bytes, algorithm: str) -> Digest:
+    return Digest(algorithm, hashlib.new(algorithm, data).hexdigest())
+
+
+def _media_type(headers: Mapping[str, str], body: bytes, ref: Reference, *, pinned: bool) -> str:
+    """Return what a document is: `Content-Type` and its own word must not contradict each other.
+
+    With a digest the bytes are what was asked for, whatever a server says that they are.
+    Source: distribution-spec, "Pulling manifests"; image-spec media-types.md, "Media Type
+    Conflicts".
+    """
+    sent = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    own, version = _own_type(body, ref)
+    if sent in oci.DOCKER_SCHEMA1 or own in oci.DOCKER_SCHEMA1 or version == 1:
+        raise InvalidDocument(
+            f"{ref}: an image of Docker's schema 1 of before 2017, which is not read any more",
+            hint="pull it with an old docker, push it again",
+        )
+    if own and sent in _KNOWN_TYPES and own != sent and not pinned:
+        raise InvalidDocument(f"{ref}: came as {sent}, but says that it is {own[:100]!r}")
+    media_type = own or sent
+    if media_type not in _KNOWN_TYPES:
+        raise InvalidDocument(f"{ref}: {media_type[:100]!r} is neither an image nor an index")
+    return media_type
+
+
+def _own_type(body: bytes, ref: Reference) -> tuple[str, object]:
+    """Return the `mediaType` and `schemaVersion` that a document has."""
+    try:
+        members = fastjson.loads(body)
+    except ValueError as error:
+        raise InvalidDocument(f"{ref}: the manifest is not JSON: {error}") from error
+    if not isinstance(members, dict):
+        raise InvalidDocument(f"{ref}: the manifest is not a JSON object")
+    own = members.get("mediaType")
+    return own if isinstance(own, str) else "", members.get("schemaVersion")
+
+
+def _tags_of_page(body: bytes, ref: Reference) -> list[str]:
+    try:
+        members = fastjson.loads(body)
+    except ValueError:
+        members = None
+    tags = (members.get("tags") or []) if isinstance(members, dict) else None
+    if not isinstance(tags, list) or not all(isinstance(t, str) and is_tag(t) for t in tags):
+        raise RegistryError(f"{ref.name}: the registry's list of tags is not one")
+    return tags
+
+
+def next_page(link: str, path: str) -> str | None:
+    """Return path and query of the page after `path`, by its header `Link`; None: there is none.
+
+    Source: distribution-spec, "Listing Tags"; RFC 8288.
+    """
+    target, bracket, parameters = link.strip().partition(">")
+    if not bracket or target[:1] != "<" or "next" not in parameters:
+        return None
+    # Only path and query are taken: a list does not go on at another server.
+    parts = split(join(path, target[1:]))
+    return f"{parts.path}?{parts.query}" if parts.path.startswith("/v2/") else None
