@@ -32,6 +32,8 @@ COMMANDS = {
     "ps": "List containers.",
     "images": "List images.",
     "inspect": "Show what is known of an image or container.",
+    "manifest": "Show what a registry has of an image.",
+    "copy": "Copy images between registries, layouts and archives.",
     "rm": "Remove containers.",
     "rmi": "Remove images.",
     "tag": "Give an image another name.",

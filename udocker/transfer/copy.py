@@ -30,6 +30,8 @@ class Survey:
 
     documents: tuple[tuple[Descriptor, bytes], ...]
     blobs: tuple[Descriptor, ...]
+    digests: tuple[Digest, ...]
+    """What the source's name stands for, and what of it is copied: who signs one has signed it."""
 
     @property
     def top(self) -> Descriptor:
@@ -37,15 +39,11 @@ class Survey:
         return self.documents[-1][0]
 
 
-def copy(
-    settings: Settings, source: Source, target: Target, platform: Platform | None, *, strict: bool
-) -> Descriptor:
-    """Have in `target` what `source` has, byte for byte; return what its name stands for there.
+def copy(settings: Settings, source: Source, target: Target, survey: Survey) -> Descriptor:
+    """Have in `target` what was surveyed of `source`, byte for byte; return what its name means.
 
-    Of an index the image for `platform` is taken, with None all that is in it. Nothing has a
-    name before all of it is there and verified.
+    Nothing has a name there before all of it is there and verified.
     """
-    survey = look_over(source, platform, strict=strict)
     progress = threads.Shared(console.progress(quiet=settings.quiet))
     carrier = _Carrier(source, target, progress)
     first, *others = survey.blobs or (None,)
@@ -62,15 +60,20 @@ def copy(
 
 
 def look_over(source: Source, platform: Platform | None, *, strict: bool) -> Survey:
-    """Read all documents that are to be copied. Raises ImageNotFound, InvalidDocument."""
+    """Read all documents that are to be copied. Raises ImageNotFound, InvalidDocument.
+
+    Of an index that is the manifest for `platform`, with None the index and all that it names.
+    """
     found = source.document()
+    named = found[0].digest
     if platform is not None:
         found = narrow(source, *found, platform, strict=strict)
     documents: dict[Digest, tuple[Descriptor, bytes]] = {}
     blobs: dict[Digest, Descriptor] = {}
     _read(source, *found, documents, blobs, 0)
     ordered = sorted(blobs.values(), key=lambda blob: blob.size_bytes)
-    return Survey(tuple(documents.values()), (*ordered[:1], *reversed(ordered[1:])))
+    digests = (named, found[0].digest)
+    return Survey(tuple(documents.values()), (*ordered[:1], *reversed(ordered[1:])), digests)
 
 
 def _read(

@@ -64,7 +64,7 @@ def load(settings: Settings, store: ImageStore, what: Load) -> Iterator[Referenc
         broken = store.set_aside_broken_index()
         if broken:
             console.warn(f"the list of images was broken and is now {broken}; load them again")
-        files = _opened(what.path, store, stages)
+        files = opened(what.path, store, stages)
         yield from _Loading(settings, store, what).run(files)
     finally:
         for stage in stages:
@@ -153,7 +153,7 @@ class _Loading:
 _NO_CONFIG = Digest.of(b"")
 
 
-def _opened(path: str, store: ImageStore, stages: list[str]) -> Files:
+def opened(path: str, store: ImageStore, stages: list[str]) -> Files:
     """Return the files of an archive; directories made for them are added to `stages`."""
     if path == "-":
         return _from_standard_input(store, stages)

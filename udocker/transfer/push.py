@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from udocker.errors import InvalidReference, StoreError
 from udocker.reference import Reference
 from udocker.registry.client import Client
-from udocker.transfer.copy import copy
+from udocker.transfer.copy import copy, look_over
 from udocker.transfer.source import StoreSource
 from udocker.transfer.target import RegistryTarget
 
@@ -30,7 +30,8 @@ def push(settings: Settings, store: ImageStore, image: Image, reference: Referen
     try:
         client = Client(reference.registry, settings)
         target = RegistryTarget(client, reference, Origins(store, reference))
-        return copy(settings, StoreSource(store, image), target, None, strict=False)
+        source = StoreSource(store, image)
+        return copy(settings, source, target, look_over(source, None, strict=False))
     finally:
         content.release()
 

@@ -39,6 +39,8 @@ def settings_for(settings: Settings, given: Mapping[str, Any]) -> Settings:
     """Return the settings with what the options say. Raises UsageError."""
     if given.get("insecure") or given.get("tls_verify") is False:
         settings = replace(settings, insecure=True)
+    elif given.get("tls_verify"):
+        settings = replace(settings, insecure=False)
     environment = dict(settings.environment)
     if given.get("httpproxy"):
         environment.update(dict.fromkeys(("http_proxy", "https_proxy"), given["httpproxy"]))
@@ -48,6 +50,12 @@ def settings_for(settings: Settings, given: Mapping[str, Any]) -> Settings:
             raise UsageError(f"--authfile: there is no file {path}")
         environment["REGISTRY_AUTH_FILE"] = os.path.abspath(path)
     return replace(settings, environment=environment)
+
+
+def of_end(given: Mapping[str, Any], end: str) -> dict[str, Any]:
+    """Return the options for one end of a copy (`src` or `dest`), its own before common ones."""
+    own = {key: given.get(f"{end}_{key}") for key in ("tls_verify", "authfile")}
+    return {**given, **{key: value for key, value in own.items() if value is not None}}
 
 
 def write_digest(path: str, digest: Digest) -> None:

@@ -1,0 +1,111 @@
+"""`udocker copy`."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from udocker import console
+from udocker.commands.options import registry as options
+from udocker.commands.stores import Stores
+from udocker.errors import UsageError
+from udocker.oci import Platform
+from udocker.settings import Settings
+from udocker.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udocker.oci import Digest
+    from udocker.transfer.ends import Opened
+    from udocker.transfer.places import Location
+
+
+@click.command()
+@click.option("-a", "--all", "everything", is_flag=True, help="Whole indexes, all platforms.")
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Of an index, the image for this.")
+@options.access
+@click.option("--src-tls-verify", type=bool, metavar="BOOL", help="As --tls-verify, for SOURCE.")
+@click.option("--dest-tls-verify", type=bool, metavar="BOOL", help="... for DESTINATION.")
+@click.option("--src-authfile", metavar="FILE", help="As --authfile, for SOURCE.")
+@click.option("--dest-authfile", metavar="FILE", help="... for DESTINATION.")
+@click.option("--signature-policy", metavar="FILE", help="Which images may be copied.")
+@click.option("--preserve-digests", is_flag=True, help="Accepted: nothing is ever changed.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the digest and nothing else.")
+@click.option("--digestfile", metavar="FILE", help="Write the digest to this file as well.")
+@click.argument("source")
+@click.argument("destination")
+@click.pass_obj
+def command(
+    settings: Settings,
+    /,
+    source: str,
+    destination: str,
+    everything: bool,
+    platform: str | None,
+    signature_policy: str | None,
+    preserve_digests: bool,
+    quiet: bool,
+    digestfile: str | None,
+    **access: str | bool | None,
+) -> None:
+    """Copy an image, byte for byte, without unpacking it. Prints where to, and its digest.
+
+    SOURCE and DESTINATION are docker://NAME (or just NAME) in a registry, oci:DIRECTORY[:TAG],
+    oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], or udocker:NAME, an image of your own.
+    """
+    from udocker.transfer import ends
+    from udocker.transfer.places import Location
+
+    if everything and platform:
+        raise UsageError("--all and --platform contradict each other")
+    settings = replace(settings, quiet=settings.quiet or quiet)
+    settings = replace(settings, policy=signature_policy or settings.policy)
+    reading = options.settings_for(settings, options.of_end(access, "src"))
+    writing = options.settings_for(settings, options.of_end(access, "dest"))
+    start, end = Location.parse(source), Location.parse(destination)
+    stores = Stores(settings)
+    wanted = Platform.parse(platform) if platform else Platform.of_machine(os.uname().machine)
+    with ends.opened(reading, stores.images, start, wanted) as found:
+        how = _How(writing, stores, wanted, everything=everything, strict=bool(platform))
+        digest = how.copy(found, end)
+    if digestfile:
+        options.write_digest(digestfile, digest)
+    console.put(str(digest) if settings.quiet else f"{end} {digest}")
+
+
+class _How:
+    """What of the source is copied."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        stores: Stores,
+        platform: Platform,
+        *,
+        everything: bool,
+        strict: bool,
+    ) -> None:
+        self._settings = settings
+        self._stores = stores
+        self._platform = platform
+        self._everything = everything
+        self._strict = strict
+
+    def copy(self, found: Opened, end: Location) -> Digest:
+        from udocker.transfer.copy import copy, look_over
+        from udocker.transfer.ends import into_store, target_at
+        from udocker.transfer.places import STORE
+
+        if end.transport == STORE:
+            if self._everything:
+                raise UsageError("an image of your own is for one platform", hint="without --all")
+            return into_store(
+                self._settings, self._stores.images, found, end, self._platform, strict=self._strict
+            )
+        platform = None if self._everything else self._platform
+        survey = look_over(found.source, platform, strict=self._strict)
+        if found.admission:
+            found.admission.check(found.source.name, survey.digests)
+        with target_at(self._settings, self._stores.images, end, found.source) as target:
+            return copy(self._settings, found.source, target, survey).digest

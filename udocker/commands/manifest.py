@@ -1,0 +1,94 @@
+"""`udocker manifest`: what registries have, without pulling it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from udocker import console, fastjson
+from udocker.commands.options import registry as options
+from udocker.commands.stores import Stores
+from udocker.oci import INDEX_TYPES, OCI_MANIFEST, Descriptor, Index, Platform
+from udocker.settings import Settings
+from udocker.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from udocker.transfer.source import RegistrySource
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Look at manifests and indexes of a registry."""
+
+
+@command.command()
+@options.access
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Of an index, the manifest for this.")
+@click.option("-v", "--verbose", is_flag=True, help="Descriptors too, and all that an index has.")
+@click.option("--registry", "--index", metavar="HOST", help="Where a name without a host is.")
+@click.argument("name")
+@click.pass_obj
+def inspect(
+    settings: Settings,
+    /,
+    name: str,
+    platform: str | None,
+    verbose: bool,
+    registry: str | None,
+    **access: str | bool | None,
+) -> None:
+    """Print the manifest or index that NAME has in its registry, byte for byte.
+
+    Nothing is pulled. Written to a file or a pipe, its sha256sum is the image's digest.
+    """
+    from udocker.registry.client import Client
+    from udocker.transfer.resolve import narrow
+    from udocker.transfer.source import RegistrySource
+
+    settings = options.settings_for(settings, access)
+    settings = replace(settings, registry=registry or settings.registry)
+    reference = Stores(settings).reference(name)
+    source = RegistrySource(Client(reference.registry, settings), reference)
+    descriptor, data = source.document()
+    if platform:
+        wanted = Platform.parse(platform)
+        descriptor, data = narrow(source, descriptor, data, wanted, strict=True)
+    if verbose:
+        console.put(_indented(_described(source, descriptor, data)))
+    elif sys.stdout.isatty():
+        console.put(data.decode())
+    else:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+
+
+def _described(source: RegistrySource, descriptor: Descriptor, data: bytes) -> Any:
+    """Return what docker's `--verbose` prints: of an index, a list with all that it has."""
+    if descriptor.media_type in INDEX_TYPES:
+        return list(_each(source, data))
+    return _entry(source, descriptor, data)
+
+
+def _each(source: RegistrySource, data: bytes) -> Iterator[Any]:
+    from udocker.transfer.resolve import document
+
+    for entry in Index.from_bytes(data).manifests:
+        yield _entry(source, *document(source, entry))
+
+
+def _entry(source: RegistrySource, descriptor: Descriptor, data: bytes) -> dict[str, Any]:
+    kind = "OCIManifest" if descriptor.media_type == OCI_MANIFEST else "SchemaV2Manifest"
+    kind = "Index" if descriptor.media_type in INDEX_TYPES else kind
+    name = f"{source.reference.name}@{descriptor.digest}"
+    return {"Ref": name, "Descriptor": descriptor.to_json(), kind: fastjson.loads(data)}
+
+
+def _indented(value: Any) -> str:
+    import json
+
+    return json.dumps(value, indent=4, ensure_ascii=False)

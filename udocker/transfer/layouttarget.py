@@ -1,0 +1,128 @@
+"""An OCI image layout in a directory as the place that images are copied to."""
+
+from __future__ import annotations
+
+import os
+
+from udocker import disk, fastjson
+from udocker.errors import StoreError
+from udocker.oci import OCI_INDEX, REF_NAME, Descriptor, Digest
+from udocker.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from udocker.transfer.target import Begin, Read
+
+LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+_INDEX_BYTES = 64 << 20
+
+
+class LayoutTarget:
+    """A layout, made where there is none. An image of the same name in it gives way."""
+
+    def __init__(self, directory: str, name: str) -> None:
+        """`name` is what its index will call the image; empty: it gets none.
+
+        Raises StoreError where the directory holds something else.
+        """
+        self._directory = directory
+        self._name = name
+        self._prepare()
+
+    @property
+    def name(self) -> str:
+        """The directory."""
+        return self._directory
+
+    def blob(self, blob: Descriptor, read: Read, begin: Begin) -> str:
+        """Have a blob; the reader makes sure that its bytes are right."""
+        path = self._path(blob.digest)
+        try:
+            if os.stat(path).st_size == blob.size_bytes:
+                return "there already"
+        except OSError:
+            pass
+        draft = f"{os.path.dirname(path)}/.{blob.digest.hex}.{disk.owner()}"
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            try:
+                with open(draft, "wb", buffering=0) as file:
+                    for chunk in read(0):
+                        view = memoryview(chunk)
+                        while view:
+                            view = view[file.write(view) :]
+                    os.fsync(file.fileno())
+                os.rename(draft, path)
+            except BaseException:
+                if os.path.lexists(draft):
+                    os.unlink(draft)
+                raise
+        except OSError as error:
+            raise disk.store_error(error, path) from error
+        return "copied"
+
+    def document(self, descriptor: Descriptor, data: bytes) -> None:
+        """Have a manifest or index as a blob."""
+        path = self._path(descriptor.digest)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        except OSError as error:
+            raise disk.store_error(error, path) from error
+        disk.write_whole(path, data)
+
+    def finish(self, descriptor: Descriptor, data: bytes) -> None:
+        """List the image in the layout's index, which a reader sees as it was or as it is."""
+        self.document(descriptor, data)
+        with disk.Lock(f"{self._directory}/oci-layout"):  # a file that is there anyway
+            index = self._index()
+            others = [e for e in index["manifests"] if not self._gives_way(e, descriptor)]
+            index["manifests"] = [*others, self._entry(descriptor)]
+            disk.write_whole(f"{self._directory}/index.json", fastjson.dumps(index).encode())
+
+    def _entry(self, descriptor: Descriptor) -> dict[str, Any]:
+        annotations = ((REF_NAME, self._name),) if self._name else ()
+        return replace(descriptor, annotations=annotations, data=None).to_json()
+
+    def _gives_way(self, entry: Any, new: Descriptor) -> bool:
+        if not isinstance(entry, dict):
+            return False
+        annotations = entry.get("annotations")
+        name = annotations.get(REF_NAME) if isinstance(annotations, dict) else None
+        if self._name:
+            return bool(name == self._name)
+        return name is None and entry.get("digest") == str(new.digest)
+
+    def _index(self) -> dict[str, Any]:
+        """Return the index as it is, with whatever others have put there."""
+        path = f"{self._directory}/index.json"
+        data = disk.read(path, _INDEX_BYTES)
+        if data is None:
+            return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+        try:
+            members = fastjson.loads(data)
+        except ValueError as error:
+            raise StoreError(f"{path} is not JSON: {error}") from error
+        if not isinstance(members, dict) or not isinstance(members.get("manifests"), list):
+            raise StoreError(f"{path} is not the index of an OCI image layout")
+        return members
+
+    def _prepare(self) -> None:
+        path = self._directory
+        try:
+            if os.path.lexists(path) and not os.path.isdir(path):
+                raise StoreError(f"{path} is not a directory", hint="oci-archive: is for files")
+            os.makedirs(path, exist_ok=True)
+            held = os.listdir(path)
+        except OSError as error:
+            raise disk.store_error(error, path) from error
+        if held and "oci-layout" not in held:
+            hint = "name a new directory, or one that holds an OCI image layout"
+            raise StoreError(f"{path} holds something that is no OCI image layout", hint=hint)
+        if not held:
+            disk.write_whole(f"{path}/oci-layout", LAYOUT)
+        self._index()  # raises for one that is broken, before anything is brought
+
+    def _path(self, digest: Digest) -> str:
+        return f"{self._directory}/blobs/{digest.algorithm}/{digest.hex}"
