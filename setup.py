@@ -25,7 +25,7 @@ EXTRAS = {
     "fast": ["isal>=1.5"],
     "socks": ["PySocks>=1.5.6,!=1.5.7"],
     "trust": ["cryptography>=38"],
-    "types": ["mypy>=1.14", "types-psutil", "types-requests", "types-tqdm"],
+    "types": ["mypy>=1.14", "tomli>=1.1", "types-psutil", "types-requests", "types-tqdm"],
     "test": [
         "PySocks>=1.5.6,!=1.5.7",
         "cryptography>=38",
