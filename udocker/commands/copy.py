@@ -7,7 +7,9 @@ import os
 import click
 
 from udocker import console
-from udocker.commands.options import registry as options
+from udocker.commands import reaching
+from udocker.commands.digestfile import option as digestfile_option
+from udocker.commands.digestfile import write as write_digest
 from udocker.commands.stores import Stores
 from udocker.errors import UsageError
 from udocker.oci import Platform
@@ -16,6 +18,8 @@ from udocker.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from udocker.oci import Digest
     from udocker.transfer.ends import Opened
     from udocker.transfer.places import Location
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("-a", "--all", "everything", is_flag=True, help="Whole indexes, all platforms.")
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Of an index, the image for this.")
-@options.access
+@reaching.options
 @click.option("--src-tls-verify", type=bool, metavar="BOOL", help="As --tls-verify, for SOURCE.")
 @click.option("--dest-tls-verify", type=bool, metavar="BOOL", help="... for DESTINATION.")
 @click.option("--src-authfile", metavar="FILE", help="As --authfile, for SOURCE.")
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--signature-policy", metavar="FILE", help="Which images may be copied.")
 @click.option("--preserve-digests", is_flag=True, help="Accepted: nothing is ever changed.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest and nothing else.")
-@click.option("--digestfile", metavar="FILE", help="Write the digest to this file as well.")
+@digestfile_option
 @click.argument("source")
 @click.argument("destination")
 @click.pass_obj
@@ -47,7 +51,7 @@ def command(
     preserve_digests: bool,
     quiet: bool,
     digestfile: str | None,
-    **access: str | bool | None,
+    **how: Any,
 ) -> None:
     """Copy an image, byte for byte, without unpacking it. Prints where to, and its digest.
 
@@ -61,21 +65,27 @@ def command(
         raise UsageError("--all and --platform contradict each other")
     settings = replace(settings, quiet=settings.quiet or quiet)
     settings = replace(settings, policy=signature_policy or settings.policy)
-    reading = options.settings_for(settings, options.of_end(access, "src"))
-    writing = options.settings_for(settings, options.of_end(access, "dest"))
+    reading = reaching.applied(settings, **_of_end(how, "src", "dest"))
+    writing = reaching.applied(settings, **_of_end(how, "dest", "src"))
     start, end = Location.parse(source), Location.parse(destination)
     stores = Stores(settings)
     wanted = Platform.parse(platform) if platform else Platform.of_machine(os.uname().machine)
     with ends.opened(reading, stores.images, start, wanted) as found:
-        how = _How(writing, stores, wanted, everything=everything, strict=bool(platform))
-        digest = how.copy(found, end)
-    if digestfile:
-        options.write_digest(digestfile, digest)
+        work = _Copy(writing, stores, wanted, everything=everything, strict=bool(platform))
+        digest = work.run(found, end)
+    write_digest(digestfile, digest)
     console.put(str(digest) if settings.quiet else f"{end} {digest}")
 
 
-class _How:
-    """What of the source is copied."""
+def _of_end(how: dict[str, Any], end: str, other: str) -> dict[str, Any]:
+    """Return the options for one end of a copy, its own before those for both."""
+    common = {key: value for key, value in how.items() if not key.startswith((end, other))}
+    own = {key: how[f"{end}_{key}"] for key in ("tls_verify", "authfile")}
+    return {**common, **{key: value for key, value in own.items() if value is not None}}
+
+
+class _Copy:
+    """What of the source is copied, and how."""
 
     def __init__(
         self,
@@ -92,7 +102,7 @@ class _How:
         self._everything = everything
         self._strict = strict
 
-    def copy(self, found: Opened, end: Location) -> Digest:
+    def run(self, found: Opened, end: Location) -> Digest:
         from udocker.transfer.copy import copy, look_over
         from udocker.transfer.ends import into_store, target_at
         from udocker.transfer.places import STORE

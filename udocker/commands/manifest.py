@@ -7,8 +7,7 @@ import sys
 import click
 
 from udocker import console, fastjson
-from udocker.commands.options import registry as options
-from udocker.commands.stores import Stores
+from udocker.commands import reaching
 from udocker.oci import INDEX_TYPES, OCI_MANIFEST, Descriptor, Index, Platform
 from udocker.settings import Settings
 from udocker.values import replace
@@ -27,7 +26,8 @@ def command() -> None:
 
 
 @command.command()
-@options.access
+@reaching.options
+@click.option("--insecure", is_flag=True, help="Use http, and https without certificates.")
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Of an index, the manifest for this.")
 @click.option("-v", "--verbose", is_flag=True, help="Descriptors too, and all that an index has.")
 @click.option("--registry", "--index", metavar="HOST", help="Where a name without a host is.")
@@ -40,20 +40,20 @@ def inspect(
     platform: str | None,
     verbose: bool,
     registry: str | None,
-    **access: str | bool | None,
+    insecure: bool,
+    **how: Any,
 ) -> None:
     """Print the manifest or index that NAME has in its registry, byte for byte.
 
     Nothing is pulled. Written to a file or a pipe, its sha256sum is the image's digest.
     """
-    from udocker.registry.client import Client
+    from udocker.transfer.ends import registry_source
     from udocker.transfer.resolve import narrow
-    from udocker.transfer.source import RegistrySource
 
-    settings = options.settings_for(settings, access)
-    settings = replace(settings, registry=registry or settings.registry)
-    reference = Stores(settings).reference(name)
-    source = RegistrySource(Client(reference.registry, settings), reference)
+    settings = reaching.applied(settings, registry=registry, **how)
+    if insecure:
+        settings = replace(settings, insecure=True)
+    source = registry_source(settings, name)
     descriptor, data = source.document()
     if platform:
         wanted = Platform.parse(platform)

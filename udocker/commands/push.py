@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 from udocker import console
-from udocker.commands.options import registry as options
+from udocker.commands import reaching
+from udocker.commands.digestfile import option as digestfile_option
+from udocker.commands.digestfile import write as write_digest
 from udocker.commands.stores import Stores
 from udocker.errors import InvalidReference, UsageError
 from udocker.settings import Settings
@@ -13,13 +15,15 @@ from udocker.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from udocker.reference import Reference
 
 
 @click.command()
-@options.access
+@reaching.options
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest and nothing else.")
-@click.option("--digestfile", metavar="FILE", help="Write the digest to this file as well.")
+@digestfile_option
 @click.argument("image")
 @click.argument("destination", required=False)
 @click.pass_obj
@@ -30,7 +34,7 @@ def command(
     destination: str | None,
     quiet: bool,
     digestfile: str | None,
-    **access: str | bool | None,
+    **how: Any,
 ) -> None:
     """Send an image to a registry, under its own name or as DESTINATION.
 
@@ -39,13 +43,12 @@ def command(
     """
     from udocker.transfer.push import push
 
-    settings = options.settings_for(replace(settings, quiet=settings.quiet or quiet), access)
+    settings = reaching.applied(replace(settings, quiet=settings.quiet or quiet), **how)
     stores = Stores(settings)
     found = stores.get_image(image)
     reference = _reference(stores, destination or found.name)
     pushed = push(settings, stores.images, found, reference)
-    if digestfile:
-        options.write_digest(digestfile, pushed.digest)
+    write_digest(digestfile, pushed.digest)
     console.put(str(pushed.digest) if settings.quiet else f"{reference} {pushed.digest}")
 
 

@@ -6,11 +6,18 @@ import os
 from contextlib import contextmanager
 
 from udocker import trees
-from udocker.errors import ImageNotFound, InvalidDocument, InvalidReference, UsageError
+from udocker.errors import (
+    ImageNotFound,
+    InvalidDocument,
+    InvalidReference,
+    RegistryError,
+    UsageError,
+)
 from udocker.images.dockerarchive import saved_images
 from udocker.oci import REF_NAME, Descriptor, Platform
-from udocker.reference import Reference
+from udocker.reference import HUB, Reference, registry_of
 from udocker.registry.client import Client
+from udocker.registry.shortnames import meanings
 from udocker.transfer import load
 from udocker.transfer.admission import Admission
 from udocker.transfer.archivenames import name_of
@@ -53,11 +60,28 @@ class Opened:
 def reference(location: Location, settings: Settings) -> Reference:
     """Return the name of a registry or of the store. Raises InvalidReference, with the way out."""
     try:
-        return Reference.parse(location.name, settings.registry)
+        chosen = settings.registry
+        return Reference.parse(location.name, registry_of(chosen) if chosen else HUB)
     except InvalidReference as error:
         if location.transport == DOCKER and ("/" in location.name or os.path.exists(location.name)):
             raise InvalidReference(error.message, hint=f"places are {HINT}") from None
         raise
+
+
+def registry_source(settings: Settings, name: str) -> RegistrySource:
+    """Return the image that a name means in a registry.
+
+    Of several registries that the user lets be searched, the first one that has it counts.
+    """
+    *others, last = meanings(name, settings)
+    for reference in others:
+        client = Client(reference.registry, settings)
+        try:
+            client.head(reference)
+        except (ImageNotFound, RegistryError):
+            continue
+        return RegistrySource(client, reference)
+    return RegistrySource(Client(last.registry, settings), last)
 
 
 @contextmanager
@@ -66,10 +90,10 @@ def opened(
 ) -> Iterator[Opened]:
     """Open what is to be read. Raises ImageNotFound, InvalidDocument, TrustError."""
     if location.transport == DOCKER:
-        named = reference(location, settings)
-        client = Client(named.registry, settings)
-        admission = Admission(settings, in_registry(named), client)
-        yield Opened(RegistrySource(client, named), admission)
+        reference(location, settings)  # raises for what is a path, say
+        source = registry_source(settings, location.name)
+        place = in_registry(source.reference)
+        yield Opened(source, Admission(settings, place, source.client))
     elif location.transport == STORE:
         image = store.find(reference(location, settings))
         image = image or store.find_id(location.name)
@@ -83,10 +107,10 @@ def opened(
             lock.release()
     else:
         with _files(store, location) as files:
-            source = _in_files(files, location, platform)
-            own = source.entry.annotation(REF_NAME) if isinstance(source, LayoutSource) else None
+            held = _in_files(files, location, platform)
+            own = held.entry.annotation(REF_NAME) if isinstance(held, LayoutSource) else None
             place = in_file(location.transport, location.path, own or "")
-            yield Opened(source, Admission(settings, place))
+            yield Opened(held, Admission(settings, place))
 
 
 @contextmanager
