@@ -31,6 +31,7 @@ COMMANDS = {
     "top": "Show the processes of a running container.",
     "ps": "List containers.",
     "images": "List images.",
+    "verify": "Check images, their signatures too; mend them.",
     "inspect": "Show what is known of an image or container.",
     "manifest": "Show what a registry has of an image.",
     "copy": "Copy images between registries, layouts and archives.",

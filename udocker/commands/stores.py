@@ -186,6 +186,14 @@ class Stores:
         else:
             self.images.protect(self.get_other(name), wanted=wanted)
 
+    def is_tree_in_use(self, tree: str) -> bool:
+        """Tell whether a container of that tree runs, here or, for all we know, elsewhere."""
+        from udocker.containers.state import UNKNOWN, condition_of
+
+        users = (c for c in self.containers.containers(broken=lambda _: None) if c.tree == tree)
+        conditions = (condition_of(self.containers, user) for user in users)
+        return any(found.is_running or found.status == UNKNOWN for found in conditions)
+
     def release(self, container: Container) -> None:
         """Throw away what a removed container needed of an image that was removed before."""
         if container.location or any(i.tree == container.tree for i in self.images.images()):

@@ -19,6 +19,8 @@ from udocker.values import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from udocker.reference import Reference
 
 SOURCE_DIGEST = "org.udocker.source.digest"
@@ -26,6 +28,7 @@ SOURCE_DIGEST = "org.udocker.source.digest"
 CHAIN_ID = "org.udocker.chain-id"
 """Annotation: which tree the image has."""
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+_REPLACED = "replaced"
 _INDEX_BYTES = 256 << 20
 
 
@@ -198,6 +201,28 @@ class ImageStore:
             if not os.path.isdir(self.tree_path(chain_id)):
                 raise disk.store_error(error, self.trees) from error
             trees.remove_tree(prepared)
+
+    def set_aside_tree(self, chain_id: Digest) -> None:
+        """Take a tree's name away: another one shall have it.
+
+        Containers that run on the old tree go on, for their mounts hold it and not its name. It
+        stays in `partial/` until `remove_set_aside`: removing it would empty their root.
+        """
+        tree = self.tree_path(chain_id)
+        try:
+            os.rename(tree, f"{self.partial}/{_REPLACED}.{chain_id.hex}.{os.urandom(4).hex()}")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise disk.store_error(error, tree) from error
+
+    def remove_set_aside(self, in_use: Callable[[str], bool]) -> None:
+        """Remove trees that were set aside, but those that `in_use(tree path)` says are needed."""
+        for name in os.listdir(self.partial):
+            kind, _, rest = name.partition(".")
+            chain = rest.partition(".")[0]
+            if kind == _REPLACED and not in_use(f"{self.trees}/{chain}"):
+                self._throw_away(f"{self.partial}/{name}")
 
     def add(
         self, reference: Reference, manifest: Descriptor, source: Digest, chain_id: Digest

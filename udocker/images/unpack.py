@@ -32,13 +32,20 @@ _OF_OVERLAYS = (b"user.overlay.", b"user.fuseoverlayfs.", override.ATTRIBUTE.enc
 """User attributes by which overlays, and `override`, know what a file is: no layer may say it."""
 
 
-def unpack(chunks: Iterable[bytes], directory: str, limits: tar.Limits | None = None) -> LayerTree:
+def unpack(
+    chunks: Iterable[bytes],
+    directory: str,
+    limits: tar.Limits | None = None,
+    *,
+    hollow: bool = False,
+) -> LayerTree:
     """Unpack the uncompressed layer `chunks`, read to its end, into the empty `directory`.
 
     Everything belongs to this user, who can always read and remove it (files have 0400, directories
     0700 at least). Device nodes are left out; so are the set-id bits of files: they would let
     every user of this machine become this user. What differs from owner and mode in the layer is
     remembered, see `override`. Whiteouts, and hard links to layers below, come back for `merge`.
+    `hollow`: files get their sizes and no content, to see what a tree should look like.
 
     The umask of the process is 0 meanwhile: let no other thread create files. Raises UnpackError
     for a layer that is broken, hostile or beyond `limits`; StoreError when the disk refuses.
@@ -47,7 +54,7 @@ def unpack(chunks: Iterable[bytes], directory: str, limits: tar.Limits | None = 
     reader = tar.Reader(chunks, limits)
     try:
         with _umask(0), tree.Tree(directory, max_depth=limits.depth) as root:
-            unpacker = _Unpacker(reader, root, limits)
+            unpacker = _Unpacker(reader, root, limits, hollow=hollow)
             for member in reader:
                 unpacker.add(member)
             reader.drain()
@@ -70,8 +77,11 @@ def _umask(mask: int) -> Iterator[None]:
 class _Unpacker:
     """Puts members into a tree one by one, as if each were the last."""
 
-    def __init__(self, reader: tar.Reader, root: tree.Tree, limits: tar.Limits) -> None:
+    def __init__(
+        self, reader: tar.Reader, root: tree.Tree, limits: tar.Limits, *, hollow: bool
+    ) -> None:
         self._reader = reader
+        self._hollow = hollow
         self._tree = root
         self._limits = limits
         self._last = Growing(b"")
@@ -201,7 +211,9 @@ class _Unpacker:
         first = mode | 0o200 if attributes else mode
         descriptor = os.open(name, tree.OPEN_NEW, first, dir_fd=parent)
         try:
-            if member.extents is not None:
+            if self._hollow:
+                os.ftruncate(descriptor, member.size)
+            elif member.extents is not None:
                 self._write_extents(member, descriptor)
             elif member.size:
                 self._reader.copy(descriptor, member.size)

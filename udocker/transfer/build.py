@@ -32,23 +32,32 @@ class TreeBuilder:
         self._store = store
         self._fetcher = fetcher
 
-    def make(self, wanted: Sequence[Descriptor], config: ImageConfig) -> LeftOut:
+    def make(
+        self, wanted: Sequence[Descriptor], config: ImageConfig, *, anew: bool = False
+    ) -> LeftOut:
         """Bring all layers and make their tree; what is there already is not made again.
 
-        Returns what of the layers a user cannot make, and how many times.
+        `anew`: a tree that is there is not good, and another one takes its place. Returns what
+        of the layers a user cannot make, and how many times.
         """
-        tree_is_there = os.path.isdir(self._store.tree_path(config.chain_id))
+        tree_is_there = not anew and os.path.isdir(self._store.tree_path(config.chain_id))
         if tree_is_there and all(map(self._store.blobs.has, wanted)):
             return ()
         stage = self._store.new_stage()
         try:
             if tree_is_there:
-                self._each(wanted, lambda number, report: self._bring(wanted[number], report))
+                side_by_side(
+                    self._settings,
+                    wanted,
+                    lambda number, report: self._bring(wanted[number], report),
+                )
                 return ()
             unpack = _Unpacking(self._fetcher, stage, wanted, config.diff_ids)
-            self._each(wanted, unpack.layer)
+            side_by_side(self._settings, wanted, unpack.layer)
             parts = unpack.result()
             layers.merge(parts, f"{stage}/rootfs")
+            if anew:
+                self._store.set_aside_tree(config.chain_id)
             self._store.publish_tree(f"{stage}/rootfs", config.chain_id)
             return _sum(skipped for _, tree in parts for skipped in tree.skipped)
         finally:
@@ -58,14 +67,16 @@ class TreeBuilder:
         self._fetcher.blob(layer, report)
         report.finish("done")
 
-    def _each(self, wanted: Sequence[Descriptor], work: workers.Work) -> None:
-        largest_first = sorted(range(len(wanted)), key=lambda number: -wanted[number].size_bytes)
-        jobs = self._settings.jobs or min(max(2, len(os.sched_getaffinity(0))), MAX_JOBS)
-        progress = console.progress(quiet=self._settings.quiet)
-        try:
-            workers.run(len(wanted), jobs, work, largest_first, progress)
-        finally:
-            progress.close()
+
+def side_by_side(settings: Settings, wanted: Sequence[Descriptor], work: workers.Work) -> None:
+    """Do `work` with the number of every layer in a few processes, and show how far it is."""
+    largest_first = sorted(range(len(wanted)), key=lambda number: -wanted[number].size_bytes)
+    jobs = settings.jobs or min(max(2, len(os.sched_getaffinity(0))), MAX_JOBS)
+    progress = console.progress(quiet=settings.quiet)
+    try:
+        workers.run(len(wanted), jobs, work, largest_first, progress)
+    finally:
+        progress.close()
 
 
 class _Unpacking:
