@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Codec = tuple[Callable[[], Decoder], type[Exception]]
 
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 256 << 10
 HEAD_BYTES = 10
 """So much of the beginning tells how data is compressed."""
 _GZIP, _XZ, _BZIP2 = b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh"

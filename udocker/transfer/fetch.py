@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-import queue
-import threading
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 from udocker import trees
 from udocker.errors import IntegrityError, UnpackError
 from udocker.images import decompress, layers
 from udocker.images.blobs import CHUNK_BYTES
 from udocker.oci import Digest
+from udocker.transfer.stages import ahead
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Iterator
 
     from udocker.images.blobs import BlobStore, PartialBlob
     from udocker.images.layers import LayerTree
     from udocker.oci import Descriptor
     from udocker.transfer.workers import Report
-
-_AHEAD = 8
-"""Chunks that one thread is ahead of the other, at most 1 MiB each."""
 
 
 class LayerFetcher:
@@ -48,9 +44,9 @@ class LayerFetcher:
     ) -> LayerTree:
         """Bring a layer into the store and unpack it in `directory`, which is made.
 
-        One thread receives, verifies, keeps and inflates; this one writes files. Raises
-        IntegrityError when the bytes are not the layer's, UnpackError when they are but cannot
-        be unpacked.
+        One thread receives, verifies and keeps, one inflates, one hashes what comes out; this
+        one writes files. Raises IntegrityError when the bytes are not the layer's, UnpackError
+        when they are but cannot be unpacked.
         """
         try:
             return self._unpack(layer, diff_id, directory, report)
@@ -65,8 +61,7 @@ class LayerFetcher:
         compressed = self._bytes(layer, report)
         hasher = hashlib.new(diff_id.algorithm)
         try:
-            with closing(_ahead(_hashed(decompress.chunks(compressed), hasher))) as chunks:
-                tree = layers.unpack(chunks, directory)
+            tree = _unpack_ahead(compressed, hasher, directory)
         except UnpackError as error:
             _pass_over(compressed)  # wrong bytes are the likelier reason: the digest will tell
             raise UnpackError(f"layer {layer.digest}: {error.message}", hint=error.hint) from error
@@ -114,6 +109,15 @@ class LayerFetcher:
             raise _Stale(f"blob {layer.digest} was damaged here")
 
 
+def _unpack_ahead(compressed: Iterator[bytes], hasher: hashlib._Hash, directory: str) -> LayerTree:
+    """Unpack a layer in steps side by side; none of them still works afterwards."""
+    with ExitStack() as steps:
+        received = steps.enter_context(closing(ahead(compressed)))
+        inflated = steps.enter_context(closing(ahead(decompress.chunks(received))))
+        chunks = steps.enter_context(closing(ahead(_hashed(inflated, hasher))))
+        return layers.unpack(chunks, directory)
+
+
 class _Stale(IntegrityError):
     """What was here of a blob turned out wrong; it is gone now."""
 
@@ -133,36 +137,3 @@ def _hashed(chunks: Iterator[bytes], hasher: hashlib._Hash) -> Iterator[bytes]:
     for chunk in chunks:
         hasher.update(chunk)
         yield chunk
-
-
-def _ahead(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
-    """Yield the chunks, made by another thread that is a few of them ahead.
-
-    Receiving, hashing, inflating and writing all let other threads run (they release the
-    interpreter's lock), so one layer can keep two cores busy. Closed before its end, it leaves
-    `chunks` where the other thread was, which has ended.
-    """
-    made: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
-    closed = threading.Event()
-
-    def produce() -> None:
-        try:
-            for chunk in chunks:
-                made.put(chunk)
-                if closed.is_set():
-                    break
-            made.put(None)
-        except BaseException as error:  # noqa: BLE001 - raised again by the reader
-            made.put(error)
-
-    threading.Thread(target=produce, daemon=True).start()
-    item: bytes | BaseException | None = b""
-    try:
-        while isinstance(item := made.get(), bytes):
-            yield item
-        if item is not None:
-            raise item
-    finally:
-        closed.set()
-        while isinstance(item, bytes):
-            item = made.get()
