@@ -106,9 +106,30 @@ def test_an_image_of_the_store_is_copied_and_one_brought_there(unprivileged, man
     digest = unprivileged.udocker("copy", "-q", "udocker:mine:1", f"oci:{out}").stdout.strip()
     assert digest in [e["digest"] for e in json.loads(layout.read(entry))["manifests"]]
     assert skopeo("inspect", f"oci:{out}")
+    unprivileged.udocker("push", "mine:1", f"oci:{out}:named")
+    assert skopeo("inspect", f"oci:{out}:named")
     again = unprivileged.udocker("copy", "udocker:mine:1", "udocker:other:1", check=False)
     assert "udocker tag" in again.stderr
     assert again.returncode == 2
+
+
+def test_archives_are_read_by_skopeo_and_loaded_again(unprivileged, many, layout):
+    name, entry = many
+    oci, docker = (f"{unprivileged.home}/{kind}.tar" for kind in ("oci", "docker"))
+    unprivileged.udocker("copy", "--all", name, f"oci-archive:{oci}:all:1")
+    assert digest(skopeo("inspect", "--raw", f"oci-archive:{oci}:all:1")) == entry["digest"]
+    unprivileged.udocker("copy", name, f"docker-archive:{docker}:org/app:2")
+    seen = json.loads(skopeo("inspect", f"docker-archive:{docker}"))
+    assert (seen["RepoTags"], seen["Architecture"]) == ([], HERE) or HERE in str(seen)
+    loaded = unprivileged.udocker("load", "-i", docker)
+    assert "org/app:2" in loaded.stdout
+    refused = unprivileged.udocker("copy", "-a", name, f"docker-archive:{docker}:x", check=False)
+    assert refused.returncode == 2
+    assert "one platform" in refused.stderr
+    assert sorted(n for n in os.listdir(unprivileged.home) if ".tar" in n) == [
+        "docker.tar",
+        "oci.tar",
+    ]
 
 
 def artifact(layout, **changes):

@@ -9,15 +9,12 @@ from udocker.commands import reaching
 from udocker.commands.digestfile import option as digestfile_option
 from udocker.commands.digestfile import write as write_digest
 from udocker.commands.stores import Stores
-from udocker.errors import InvalidReference, UsageError
 from udocker.settings import Settings
 from udocker.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-    from udocker.reference import Reference
 
 
 @click.command()
@@ -38,26 +35,19 @@ def command(
 ) -> None:
     """Send an image to a registry, under its own name or as DESTINATION.
 
+    DESTINATION is a name, or any place that `udocker copy` knows, such as oci:DIRECTORY[:TAG].
+
     What the registry has already is not sent again; the image arrives byte for byte, so that its
     digest stays what it is. Prints the name and the digest.
     """
+    from udocker.transfer.ends import place_for, target_at
     from udocker.transfer.push import push
 
     settings = reaching.applied(replace(settings, quiet=settings.quiet or quiet), **how)
     stores = Stores(settings)
     found = stores.get_image(image)
-    reference = _reference(stores, destination or found.name)
-    pushed = push(settings, stores.images, found, reference)
+    place = place_for(settings, destination or found.name)
+    with target_at(settings, stores.images, place) as target:
+        pushed = push(settings, stores.images, found, target)
     write_digest(digestfile, pushed.digest)
-    console.put(str(pushed.digest) if settings.quiet else f"{reference} {pushed.digest}")
-
-
-def _reference(stores: Stores, name: str) -> Reference:
-    try:
-        return stores.reference(name)
-    except InvalidReference as error:
-        transport = name.partition(":")[0]
-        if transport in ("oci", "oci-archive", "docker-archive", "dir"):
-            hint = f"udocker copy udocker:IMAGE {name}"
-            raise UsageError(f"{name} is not a name in a registry", hint=hint) from error
-        raise
+    console.put(str(pushed.digest) if settings.quiet else f"{target.name} {pushed.digest}")

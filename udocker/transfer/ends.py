@@ -21,6 +21,7 @@ from udocker.registry.shortnames import meanings
 from udocker.transfer import load
 from udocker.transfer.admission import Admission
 from udocker.transfer.archivenames import name_of
+from udocker.transfer.archivetarget import ArchiveTarget
 from udocker.transfer.dockersource import DockerSource
 from udocker.transfer.ingest import Ingest
 from udocker.transfer.layoutsource import LayoutSource, layout_entries
@@ -198,13 +199,28 @@ def into_store(
         content.release()
 
 
+def place_for(settings: Settings, text: str) -> Location:
+    """Return where a push goes. Raises UsageError for the own store, InvalidReference."""
+    location = Location.parse(text)
+    if location.transport == STORE:
+        raise UsageError("from the store to the store nothing is pushed", hint="udocker tag")
+    if not location.path:
+        reference(location, settings)
+    return location
+
+
 @contextmanager
 def target_at(
-    settings: Settings, store: ImageStore, location: Location, source: Source
+    settings: Settings, store: ImageStore, location: Location, source: Source | None = None
 ) -> Iterator[Target]:
     """Open what images are copied to. Raises UsageError, StoreError."""
     if location.transport == OCI:
         yield LayoutTarget(location.path, location.name)
+        return
+    if location.path:
+        docker = location.transport == DOCKER_ARCHIVE
+        with ArchiveTarget(location.path, location.name, docker=docker) as archive:
+            yield archive
         return
     named = reference(location, settings)
     origins: _Origins | Origins = Origins(store, named)

@@ -38,6 +38,8 @@ class LayoutTarget:
 
     def blob(self, blob: Descriptor, read: Read, begin: Begin) -> str:
         """Have a blob; the reader makes sure that its bytes are right."""
+        if blob.is_foreign:
+            return "foreign, not copied"
         path = self._path(blob.digest)
         try:
             if os.stat(path).st_size == blob.size_bytes:

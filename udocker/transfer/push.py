@@ -6,30 +6,27 @@ from collections.abc import Sequence
 
 from udocker.errors import InvalidReference, StoreError
 from udocker.reference import Reference
-from udocker.registry.client import Client
 from udocker.transfer.copy import copy, look_over
 from udocker.transfer.source import StoreSource
-from udocker.transfer.target import RegistryTarget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.images.store import Image, ImageStore
     from udocker.oci import Descriptor, Digest
     from udocker.settings import Settings
+    from udocker.transfer.target import Target
 
 MAX_RELATIVES = 256
 """Images of the same registry that are looked into for blobs to share."""
 
 
-def push(settings: Settings, store: ImageStore, image: Image, reference: Reference) -> Descriptor:
-    """Have `image` in a registry under `reference`; return its manifest's descriptor.
+def push(settings: Settings, store: ImageStore, image: Image, target: Target) -> Descriptor:
+    """Have `image` where `target` is; return its manifest's descriptor.
 
     Raises AccessDenied, RegistryError, IntegrityError, StoreError; the name appears last.
     """
     content = store.using()
     try:
-        client = Client(reference.registry, settings)
-        target = RegistryTarget(client, reference, Origins(store, reference))
         source = StoreSource(store, image)
         return copy(settings, source, target, look_over(source, None, strict=False))
     finally:
