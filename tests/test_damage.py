@@ -35,6 +35,10 @@ def blob_path(user, descriptor):
     return f"{user.udocker_dir}/images/blobs/{descriptor['digest'].replace(':', '/')}"
 
 
+def names(user):
+    return user.udocker("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+
+
 def remove(path):
     os.unlink(path)
 
@@ -65,7 +69,7 @@ def test_a_pull_mends_a_damaged_blob(unprivileged, pulled, damage, blob):
         assert done.returncode == 125
         assert "pull the image again" in done.stderr
         assert unprivileged.udocker("inspect", name, check=False).returncode == 1
-        assert name in unprivileged.udocker("images").stdout
+        assert name in names(unprivileged)
     unprivileged.udocker("pull", name)
     with open(path, "rb") as file:
         assert file.read() == good
@@ -82,20 +86,36 @@ def test_a_blob_that_is_missing_beside_a_whole_tree_is_pulled_again(unprivileged
 
 
 @pytest.mark.parametrize("text", ["", "garbage", "{}", "[]", '{"manifests": [1]}'])
-def test_a_pull_begins_a_new_index_where_the_old_one_is_broken(unprivileged, pulled, text):
+def test_an_index_for_other_tools_that_is_broken_is_made_again(unprivileged, pulled, text):
     name, _ = pulled
     path = f"{unprivileged.udocker_dir}/images/index.json"
-    with open(path, "w") as index:
-        index.write(text)
-    done = unprivileged.udocker("images", check=False)
-    assert done.returncode == 1
-    assert "index.json is broken" in done.stderr
-    done = unprivileged.udocker("pull", name)
-    assert "index.json.broken" in done.stderr
-    assert ": done" not in done.stderr
-    assert name in unprivileged.udocker("images").stdout
+    with open(path) as file:
+        good = file.read()
+    with open(path, "w") as file:
+        file.write(text)
+    assert name in names(unprivileged)
+    shutil.rmtree(f"{unprivileged.udocker_dir}/trees")
+    assert "index.json.broken" in unprivileged.udocker("pull", name).stderr
+    with open(path) as file:
+        assert file.read() == good
     with open(f"{path}.broken") as broken:
         assert broken.read() == text
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "{}", "[]", "[1", "1]"])
+def test_a_name_that_is_broken_is_pulled_again_and_harms_no_other(unprivileged, pulled, text):
+    name, blobs = pulled
+    unprivileged.udocker("commit", unprivileged.udocker("create", name).stdout.split()[0], "o:1")
+    for path in os.scandir(f"{unprivileged.udocker_dir}/names"):
+        if "img" in path.name:
+            with open(path.path, "w") as file:
+                file.write(text)
+    assert "o:1" in names(unprivileged)
+    assert name not in names(unprivileged)
+    assert "broken" in unprivileged.udocker("prune", "-f").stderr
+    assert all(os.path.exists(blob_path(unprivileged, blob)) for blob in blobs.values())
+    assert ": done" not in unprivileged.udocker("pull", name).stderr
+    assert name in names(unprivileged)
 
 
 def test_what_other_tools_put_into_the_layout_stays(unprivileged, pulled):

@@ -38,6 +38,7 @@ LAYERS = (
             "udocker.settings",
             "udocker.console",
             "udocker.disk",
+            "udocker.filesystems",
             "udocker.trees",
             "udocker.values",
             "udocker.fastjson",

@@ -140,9 +140,9 @@ def test_a_container_is_shown_in_dockers_words(user):
 def test_images_are_printed_as_json_and_by_template(user, image):
     row = json.loads(user.udocker("images", "-a", "--no-trunc", "--format", "json").stdout)
     assert f"{row['Repository']}:{row['Tag']}" == image
-    assert row["Digest"].startswith("sha256:" + row["ID"])
+    assert row["Digest"] == row["ID"] and row["ID"].startswith("sha256:")
     shown = user.udocker("images", "--format", "table {{.Tag}}\\t{{.ID}}").stdout.split()
-    assert shown == ["TAG", "IMAGE", "ID", "test", row["ID"]]
+    assert shown == ["TAG", "IMAGE", "ID", "test", row["ID"][7:19]]
 
 
 def test_an_image_is_shown_as_its_config(user, image):

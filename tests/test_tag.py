@@ -15,7 +15,7 @@ def user(unprivileged):
 
 
 def names(user):
-    return [line.split()[0] for line in user.udocker("images").stdout.splitlines()[1:]]
+    return user.udocker("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
 
 
 def identifier(user, name):

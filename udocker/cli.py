@@ -38,6 +38,7 @@ COMMANDS = {
     "rm": "Remove containers.",
     "rmi": "Remove images.",
     "tag": "Give an image another name.",
+    "prune": "Remove what nothing needs any more.",
     "load": "Load images from an archive.",
     "save": "Save images as an archive.",
     "clone": "Copy a container.",

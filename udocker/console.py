@@ -61,6 +61,13 @@ def put(text: str) -> None:
         raise UdockerError(f"cannot write to standard output: {error.strerror}") from error
 
 
+def put_lines(lines: Iterable[str]) -> None:
+    """Write lines of data at once, if there are any."""
+    text = "\n".join(lines)
+    if text:
+        put(text)
+
+
 def drop_output() -> None:
     """What is left of the output goes nowhere: Python's own attempt at exit would fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -82,8 +89,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write rows in columns as wide as their widest cell, the last one ragged."""
     lines = [tuple(header), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
-    for line in lines:
-        put("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+    put_lines("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def human_size(size_bytes: float) -> str:

@@ -20,17 +20,20 @@ def store_error(error: OSError, path: str) -> StoreError:
     """Return what happened to `path` in words, with the way out where the disk is full."""
     message = f"{path}: {error.strerror or error}"
     if error.errno in _FULL:
-        hint = "free space there, or set UDOCKER_DIR to a directory on another file system"
-        return StoreError(message, hint=hint)
+        from udocker import filesystems
+
+        hint = filesystems.way_out(path, quota=error.errno == errno.EDQUOT)
+        return StoreError(f"{message} ({filesystems.room(path)})", hint=hint)
     if error.errno in (errno.EACCES, errno.EROFS):
         return StoreError(message, hint="set UDOCKER_DIR to a directory that you can write to")
     return StoreError(message)
 
 
-def make_directory(path: str) -> str:
-    """Make the directory `path`, private to the user, with its parents; return it."""
+def make_directory(path: str, mode: int = 0o700) -> str:
+    """Make the directory `path`, private to the user unless `mode` says other things, with its
+    parents; return it."""
     try:
-        os.makedirs(path, 0o700, exist_ok=True)
+        os.makedirs(path, mode, exist_ok=True)
     except OSError as error:
         raise store_error(error, path) from error
     return path

@@ -33,6 +33,8 @@ class Settings:
     """Mirrors of Docker Hub, asked first: hosts or URLs, with spaces between them."""
     cert_dir: str = ""
     """Certificates for registries, in place of those in a `certs.d`."""
+    site_stores: tuple[str, ...] = ()
+    """Stores of others, searched after the user's own and only read (`UDOCKER_SITE_STORES`)."""
     insecure: bool = False
     """Speak http, and https without checking certificates, to every registry."""
     jobs: int = 0
@@ -47,6 +49,7 @@ class Settings:
 
 _KEYS = {
     "directory": str,
+    "site_stores": tuple,
     "registry": str,
     "mirrors": str,
     "cert_dir": str,
@@ -59,6 +62,7 @@ _KEYS = {
 }
 _VARIABLES = {
     "directory": "UDOCKER_DIR",
+    "site_stores": "UDOCKER_SITE_STORES",
     "registry": "UDOCKER_REGISTRY",
     "mirrors": "UDOCKER_MIRROR",
     "cert_dir": "UDOCKER_CERT_DIR",
@@ -201,6 +205,18 @@ def _read_file(path: str, *, needed: bool = False) -> dict[str, Any]:
     return values
 
 
+def _places(text: str, where: str) -> tuple[str, ...]:
+    """Return the directories of a list parted by `:`."""
+    places = [place for place in text.split(":") if place]
+    for place in places:
+        if not place.startswith("/") or "," in place or "\\" in place:
+            raise UsageError(
+                f"{where}: {place!r} is not an absolute path without ',' and '\\'",
+                hint="directories are parted by ':'",
+            )
+    return tuple(os.path.normpath(place) for place in places)
+
+
 _TRUTH = {"1": True, "true": True, "yes": True, "on": True}
 _TRUTH.update({"0": False, "false": False, "no": False, "off": False})
 
@@ -211,6 +227,8 @@ def _typed(key: str, text: str, where: str) -> Any:
         if text.lower() not in _TRUTH:
             raise UsageError(f"{where}: {key} is {text!r}, not true or false")
         return _TRUTH[text.lower()]
+    if kind is tuple:
+        return _places(text, where)
     if kind is int:
         if not text.isdigit():
             raise UsageError(f"{where}: {key} is {text!r}, not a number")

@@ -28,20 +28,22 @@ else:
         defaults = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
         after = getattr(cls, "__post_init__", None)
 
+        known = frozenset(names)
+
         def __init__(self, *args, **kwargs):
+            state = dict(defaults)
+            state.update(zip(names, args))
             if len(args) > len(names):
                 raise TypeError(f"{cls.__name__} takes {len(names)} values, got {len(args)}")
-            given = dict(zip(names, args))
-            for name in kwargs:
-                if name not in names or name in given:
-                    raise TypeError(f"{cls.__name__}: unexpected or repeated value {name!r}")
-            given.update(kwargs)
-            for name in names:
-                if name not in given:
-                    if name not in defaults:
-                        raise TypeError(f"{cls.__name__}: {name!r} is not given")
-                    given[name] = defaults[name]
-                object.__setattr__(self, name, given[name])
+            if kwargs:
+                state.update(kwargs)
+                if not known.issuperset(kwargs) or not kwargs.keys().isdisjoint(names[: len(args)]):
+                    given = ", ".join(kwargs)
+                    raise TypeError(f"{cls.__name__}: unexpected or repeated value in {given}")
+            if len(state) < len(names):
+                missing = ", ".join(known.difference(state))
+                raise TypeError(f"{cls.__name__}: {missing} not given")
+            self.__dict__.update(state)
             if after:
                 after(self)
 

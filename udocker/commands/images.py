@@ -5,34 +5,30 @@ from __future__ import annotations
 import click
 
 from udocker import console
+from udocker.commands.imagelist import TITLES, Filters, created_s, fields, shown_size, since, split
 from udocker.commands.stores import Stores
 from udocker.commands.templates import put_rows
 from udocker.errors import StoreError
-from udocker.reference import Reference
 from udocker.settings import Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
+    from collections.abc import Iterator, Sequence
 
-    from udocker.images.store import Image, ImageStore
+    from udocker.images.store import Image
     from udocker.oci import Descriptor
-
-TITLES = {
-    **{"Repository": "REPOSITORY", "Tag": "TAG", "ID": "IMAGE ID", "Digest": "DIGEST"},
-    **{"Size": "SIZE", "Platform": "PLATFORM"},
-}
-"""What stands above the fields of `--format`, in docker's words."""
 
 
 @click.command()
 @click.option("-q", "--quiet", is_flag=True, help="Print ids and nothing else.")
 @click.option("-l", "long", is_flag=True, help="Show layers too.")
 @click.option("-p", "show_platform", is_flag=True, help="Show platforms too.")
-@click.option("-a", "--all", is_flag=True, help="Accepted; all are always listed.")
-@click.option("--no-trunc", is_flag=True, help="Accepted; --format has whole digests.")
+@click.option("-a", "--all", "_all", is_flag=True, help="Accepted; all are always listed.")
+@click.option("--digests", is_flag=True, help="Show the digests of the names too.")
+@click.option("--no-trunc", is_flag=True, help="Show whole ids.")
+@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only such.")
 @click.option("--format", "template", metavar="TEMPLATE", help="[table] {{.Repository}}, or json.")
+@click.argument("patterns", nargs=-1, metavar="[REPOSITORY[:TAG]]...")
 @click.pass_obj
 def command(
     settings: Settings,
@@ -40,61 +36,55 @@ def command(
     quiet: bool,
     long: bool,
     show_platform: bool,
+    _all: bool,
+    digests: bool,
+    no_trunc: bool,
+    filters: tuple[str, ...],
     template: str | None,
-    **_: Any,
+    patterns: tuple[str, ...],
 ) -> None:
-    """List the images that are here."""
-    store = Stores(settings).images
-    images = store.images()
+    """List the images that are here, in the user's own store and in those of the site.
+
+    SIZE is what the image takes on the disk: its layers as they came and its unpacked tree,
+    both of which other images may share. Filters: reference, before, since, until, label,
+    dangling.
+    """
+    stores = Stores(settings)
+    wanted = Filters(stores, filters, patterns)
+    images = [image for image in stores.images.all_images() if wanted.take(image)]
     if quiet:
-        for image in images:
-            console.put(image.short_id)
+        ids = [str(i.manifest.digest) if no_trunc else i.short_id for i in images]
+        console.put_lines(ids)
     elif template and template != "table":
-        put_rows(template, (_fields(store, image) for image in images), TITLES)
+        put_rows(template, (fields(image, whole=no_trunc) for image in images), TITLES)
     else:
-        _put_table(store, images, long=long, show_platform=show_platform)
+        titles = ["Repository", "Tag", *(["Digest"] if digests else [])]
+        titles += ["ID", "CreatedSince", "Size", *(["Platform"] if show_platform else [])]
+        rows = _rows(stores, images, titles, long=long, whole=no_trunc)
+        console.table([TITLES[title] for title in titles], rows)
 
 
-def _put_table(
-    store: ImageStore, images: Iterable[Image], *, long: bool, show_platform: bool
-) -> None:
-    rows = []
+def _rows(
+    stores: Stores, images: Sequence[Image], titles: Sequence[str], *, long: bool, whole: bool
+) -> Iterator[list[str]]:
     for image in images:
-        layers = _layers(store, image)
-        size = _shown_size(layers)
-        row = [Reference.parse(image.name).familiar, image.short_id, size]
-        rows.append([*row, str(image.manifest.platform)] if show_platform else row)
-        if long:
-            rows += [[f"  {layer.digest}", "", _human_size(layer)] for layer in layers or ()]
-    header = ["REPOSITORY:TAG", "IMAGE ID", "SIZE"]
-    console.table([*header, "PLATFORM"] if show_platform else header, rows)
+        if len(titles) > 5:
+            shown = fields(image, whole=whole)
+            row = [shown[title] for title in titles]
+        else:  # of 10,000 images only what is shown is made
+            identifier = str(image.manifest.digest) if whole else image.short_id
+            row = [*split(image.name), identifier, since(created_s(image)), shown_size(image)]
+        if image.site:
+            row.append(f"in {image.site}")
+        yield row
+        for layer in _layers(stores, image) if long else ():
+            size = console.human_size(layer.size_bytes)
+            yield [f"  {layer.digest}", *("" for _ in titles[1:-1]), size]
 
 
-def _fields(store: ImageStore, image: Image) -> dict[str, str]:
-    """Return what docker's `--format` knows of an image."""
-    reference = Reference.parse(image.name)
-    name = reference.familiar.partition("@")[0]
-    return {
-        "Repository": name.rpartition(":")[0] if reference.tag else name,
-        "Tag": reference.tag or "<none>",
-        "ID": image.short_id,
-        "Digest": str(image.manifest.digest),
-        "Size": _shown_size(_layers(store, image)),
-        "Platform": str(image.manifest.platform),
-    }
-
-
-def _shown_size(layers: tuple[Descriptor, ...] | None) -> str:
-    return "damaged" if layers is None else _human_size(*layers)
-
-
-def _layers(store: ImageStore, image: Image) -> tuple[Descriptor, ...] | None:
-    """Return the layers of an image; None when its manifest cannot be read."""
+def _layers(stores: Stores, image: Image) -> tuple[Descriptor, ...]:
     try:
-        return store.read_manifest(image).layers
+        return stores.images.read_manifest(image).layers
     except StoreError:
-        return None
-
-
-def _human_size(*layers: Descriptor) -> str:
-    return console.human_size(sum(layer.size_bytes for layer in layers))
+        console.warn(f"{image.name} is damaged here; pull it again")
+        return ()

@@ -5,21 +5,41 @@ from __future__ import annotations
 import click
 
 from udocker import console
+from udocker.commands.several import each
 from udocker.commands.stores import Stores
+from udocker.errors import ImageNotFound, UsageError
 from udocker.settings import Settings
 
 
 @click.command()
-@click.option("-f", "--force", is_flag=True, help="Also when containers were made of it.")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("-f", "--force", is_flag=True, help="Containers of it are no obstacle, nor absence.")
+@click.option("-a", "--all", "every", is_flag=True, help="All images of the user's own store.")
+@click.option("--no-prune", is_flag=True, help="Keep the content; udocker prune removes it.")
+@click.argument("images", nargs=-1, metavar="IMAGE...")
 @click.pass_obj
-def command(settings: Settings, force: bool, images: tuple[str, ...]) -> None:
-    """Remove images, and what of their content no other image needs.
+def command(
+    settings: Settings, force: bool, every: bool, no_prune: bool, images: tuple[str, ...]
+) -> int:
+    """Remove images, by name, digest or id, and what of their content nobody else needs.
 
-    An image with several names loses the one that is given; by its id, with -f, all of them.
+    An id removes the image's only name; with --force all of them, and images of which there are
+    containers; these keep what they need.
     """
+    if bool(images) == every:
+        raise UsageError("which images?", hint="udocker rmi IMAGE..., or udocker rmi --all")
     stores = Stores(settings)
-    for name in images:
-        for image in stores.images_to_remove(name, force=force):
-            stores.remove_image(image, force=force)
-        console.put(name)
+    names = [image.name for image in stores.images.images()] if every else images
+
+    def act(name: str) -> None:
+        try:
+            stores.remove_names(name, force=force)
+        except ImageNotFound:
+            if not force:
+                raise
+
+    code = each(names, act)
+    if not no_prune:
+        freed = stores.collect()
+        if freed.kept:
+            console.warn(f"content is kept: {freed.kept}; udocker prune removes it later")
+    return code

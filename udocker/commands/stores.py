@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.containers.container import Container
     from udocker.containers.request import RunRequest
+    from udocker.images.collection import Freed
     from udocker.images.store import Image
     from udocker.settings import Settings
 
@@ -25,7 +26,7 @@ class Stores:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.cache = f"{settings.directory}/cache"
-        self.images = ImageStore(settings.directory)
+        self.images = ImageStore(settings.directory, settings.site_stores)
         self.containers = ContainerStore(settings.directory, self.images.trees, self._remove_tree)
 
     def _remove_tree(self, path: str) -> None:
@@ -115,7 +116,7 @@ class Stores:
 
     def _usable(self, image: Image | None, platform: str | None) -> Image | None:
         """Return the image if it is whole and for the platform that was asked for, if any."""
-        if image is None or not os.path.isdir(image.tree):
+        if image is None or not self.images.is_ready(image):
             return None
         if platform is None:
             return image
@@ -149,34 +150,48 @@ class Stores:
             return ImageConfig(Platform.of_machine(os.uname().machine), ())
         return self.images.config(container.config)
 
-    def images_to_remove(self, name: str, *, force: bool) -> tuple[Image, ...]:
-        """Return the image of that name; by an id, under all its names, if `force` wants that.
+    def remove_names(self, name: str, *, force: bool) -> None:
+        """Take a name away from its image, or with `force` all names of the image of that id.
 
-        Raises ImageNotFound; StoreError for an id that stands for several names.
+        Raises ImageNotFound; StoreError while containers are made of it, unless forced. Its
+        content stays until `collect`.
         """
+        images = self._named(name)
+        if (
+            len({image.name.partition("@")[0].rpartition(":")[0] for image in images}) > 1
+            and not force
+        ):
+            names = ", ".join(image.name for image in images)
+            hint = "name one of them, or all with -f"
+            raise StoreError(f"image {name} has several names: {names}", hint=hint)
+        for image in images:
+            self._check_unused(image, force=force)
+        for image in images:
+            self.images.remove(image)
+
+    def _named(self, name: str) -> tuple[Image, ...]:
         image = self.get_image(name)
-        everywhere = self._under_all_names(image)
-        if len(everywhere) == 1 or not image.manifest.digest.hex.startswith(name):
-            return (image,)
-        if not force:
-            names = ", ".join(other.name for other in everywhere)
-            raise StoreError(f"image {name} has several names: {names}", hint="name one, or -f")
-        return everywhere
+        by_id = () if self._means(name, image) else self.images.images_of(name)
+        return by_id or (image,)
 
-    def _under_all_names(self, image: Image) -> tuple[Image, ...]:
-        digest = image.manifest.digest
-        return tuple(other for other in self.images.images() if other.manifest.digest == digest)
+    def _means(self, name: str, image: Image) -> bool:
+        """Tell whether that is a name of the image and not the beginning of its id."""
+        try:
+            return self.images.find(self.reference(name)) == image
+        except InvalidReference:
+            return False
 
-    def remove_image(self, image: Image, *, force: bool) -> None:
-        """Take an image's name away; with its last name it is removed.
-
-        Raises StoreError for the last one while containers are made of it, unless forced.
-        """
+    def _check_unused(self, image: Image, *, force: bool) -> None:
         users = [c for c in self.containers.containers() if c.manifest == image.manifest.digest]
-        if users and not force and len(self._under_all_names(image)) == 1:
+        if users and not force and len(self.images.images_of(image.manifest.digest.hex)) < 2:
             ids = ", ".join(c.id[:12] for c in users)
             raise StoreError(f"image {image.name} has containers: {ids}", hint="udocker rm, or -f")
-        self.images.remove(image, self._kept())
+
+    def collect(self) -> Freed:
+        """Throw away content that neither images nor containers need."""
+        from udocker.images.collection import collect
+
+        return collect(self.images, self.kept)
 
     def protect(self, name: str, *, wanted: bool) -> None:
         """Let nobody remove the container or else the image of that name, or let them again."""
@@ -196,15 +211,15 @@ class Stores:
 
     def release(self, container: Container) -> None:
         """Throw away what a removed container needed of an image that was removed before."""
-        if container.location or any(i.tree == container.tree for i in self.images.images()):
+        own = container.tree.startswith(f"{self.images.trees}/")
+        if not own or any(i.tree == container.tree for i in self.images.images()):
             return
         try:
-            kept = self._kept()
+            self.collect()
         except StoreError:  # a broken container, which may need any of it
             return
-        self.images.collect_garbage(kept)
 
-    def _kept(self) -> frozenset[str]:
+    def kept(self) -> frozenset[str]:
         """Return the digests, as hex, of what containers need of their images."""
         containers = self.containers.containers()
         trees = (container.tree.rpartition("/")[2] for container in containers)

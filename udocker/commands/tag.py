@@ -28,6 +28,9 @@ def command(settings: Settings, image: str, names: tuple[str, ...]) -> None:
     content = store.using()
     try:
         found = stores.get_image(image)
+        if found.site:
+            hint = "udocker pull makes it one of yours, under another name of its registry"
+            raise StoreError(f"image {found.name} is in the site's store {found.site}", hint=hint)
         for reference in references:
             _check_protection(store, reference, found)
         source = Digest.parse(store.source_digest(found) or str(found.manifest.digest))

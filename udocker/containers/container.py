@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from udocker import fastjson
 from udocker.errors import InvalidDocument, StoreError
 from udocker.oci import Digest
@@ -70,7 +72,7 @@ class Container:
                 "image": self.image,
                 "manifest": str(self.manifest),
                 "config": str(self.config),
-                "tree": self.tree.rpartition("/")[2],
+                "tree": self._short_tree(),
                 "created": self.created,
                 "options": self.options,
                 "command": self.command,
@@ -78,6 +80,12 @@ class Container:
                 **({"location": self.location} if self.location else {}),
             }
         )
+
+    def _short_tree(self) -> str:
+        """Return the tree's name in its store; of a tree in the site's store the whole path."""
+        store = self.directory.rpartition("/")[0].rpartition("/")[0]
+        directory, _, name = self.tree.rpartition("/")
+        return name if self.location or directory == f"{store}/trees" else self.tree
 
     @staticmethod
     def from_json(data: bytes, directory: str, trees: str) -> Container:
@@ -91,7 +99,7 @@ class Container:
                 image=members["image"],
                 manifest=Digest.parse(members["manifest"]),
                 config=Digest.parse(members["config"]),
-                tree=location or f"{trees}/{members['tree']}",
+                tree=location or os.path.join(trees, members["tree"]),
                 created=members["created"],
                 options=tuple(members["options"]),
                 command=tuple(members["command"]),

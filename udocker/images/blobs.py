@@ -29,13 +29,24 @@ _UNWANTED_S = 7 * 86400
 class BlobStore:
     """The `blobs/` directory of an OCI image layout, and the place where blobs come to be."""
 
-    def __init__(self, layout: str, partial: str) -> None:
+    def __init__(self, layout: str, partial: str, behind: tuple[str, ...] = ()) -> None:
+        """`behind` are layouts of others, from which is read what this one lacks."""
         self.layout = layout
         self.partial = partial
+        self._behind = behind
 
     def path(self, digest: Digest) -> str:
         """Return where the content of that digest lies or would lie."""
         return f"{self.layout}/blobs/{digest.algorithm}/{digest.hex}"
+
+    def find(self, digest: Digest) -> str:
+        """Return where the content of that digest can be read: here, or in a layout of others."""
+        own = self.path(digest)
+        for layout in self._behind if not os.path.exists(own) else ():
+            path = f"{layout}/blobs/{digest.algorithm}/{digest.hex}"
+            if os.access(path, os.R_OK):
+                return path
+        return own
 
     def has(self, descriptor: Descriptor) -> bool:
         """Tell whether the content is here, whole."""
@@ -46,7 +57,7 @@ class BlobStore:
 
     def read(self, digest: Digest, limit_bytes: int) -> bytes:
         """Return the content of that digest. Raises StoreError when it is not here."""
-        data = disk.read(self.path(digest), limit_bytes)
+        data = disk.read(self.find(digest), limit_bytes)
         if data is None:
             raise StoreError(f"blob {digest} is missing here", hint="pull the image again")
         return data
@@ -105,6 +116,14 @@ class BlobStore:
 
     def sweep(self) -> None:
         """Remove what dead processes left of blobs that are here by now, or left a week ago."""
+        for left in self.leftovers():
+            try:
+                os.unlink(left)
+            except FileNotFoundError:  # another process was quicker
+                continue
+
+    def leftovers(self, *, resumable: bool = False) -> Iterator[str]:
+        """Yield paths of what dead processes left and nobody will continue; or of all of it."""
         for name in self._partial_names():
             left = f"{self.partial}/{name}"
             algorithm, dash, rest = name.partition("-")
@@ -112,11 +131,8 @@ class BlobStore:
             if not (dash and dot and is_abandoned(left, owner)):
                 continue
             here = os.path.exists(f"{self.layout}/blobs/{algorithm}/{hex_digits}")
-            if here or _age_s(left) > _UNWANTED_S:
-                try:
-                    os.unlink(left)
-                except FileNotFoundError:  # another process was quicker
-                    continue
+            if resumable or here or _age_s(left) > _UNWANTED_S:
+                yield left
 
     def _partial_names(self) -> list[str]:
         try:

@@ -1,7 +1,9 @@
 """The images of a user: an OCI image layout and the trees unpacked from it.
 
+    names/    a file for each name of an image; what they say counts
     images/   oci-layout, index.json, blobs/   a valid OCI image layout
     trees/    one directory for each ChainID: all layers of an image, unpacked and merged
+    records/  what each tree holds
     partial/  blobs and trees on their way
 
 One merged tree for an image, not one for each layer: see `ImageStore.tree_path`.
@@ -11,15 +13,18 @@ from __future__ import annotations
 
 import os
 
-from udocker import disk, fastjson, trees
+from udocker import console, disk, trees
 from udocker.errors import ImageNotFound, InvalidDocument, StoreError
 from udocker.images.blobs import BlobStore, is_abandoned
+from udocker.images.leases import Lease, use
+from udocker.images.names import OWN_NAME, NameStore
+from udocker.images.treestore import TreeStore
 from udocker.oci import MAX_DOCUMENT_BYTES, REF_NAME, Descriptor, Digest, ImageConfig, Manifest
 from udocker.values import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from udocker.reference import Reference
 
@@ -27,9 +32,12 @@ SOURCE_DIGEST = "org.udocker.source.digest"
 """Annotation: the digest that the registry gives for the name (of an index, mostly)."""
 CHAIN_ID = "org.udocker.chain-id"
 """Annotation: which tree the image has."""
+CREATED = "org.opencontainers.image.created"
+"""Annotation: when the image was made, as its config says."""
+SIZE = "org.udocker.size"
+"""Annotation: what blobs and tree took on the disk when the image was added, in bytes."""
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _REPLACED = "replaced"
-_INDEX_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -42,56 +50,108 @@ class Image:
     chain_id: Digest
     tree: str
     """Host path of the unpacked tree."""
+    site: str = ""
+    """The store of others that it is in, which is only read; empty: it is in the user's own."""
 
     @property
     def short_id(self) -> str:
         """Twelve digits that tell images apart at a glance."""
         return self.manifest.digest.hex[:12]
 
+    @property
+    def source_digest(self) -> str:
+        """The digest that the name had where the image came from; empty: unknown."""
+        return self.manifest.annotation(SOURCE_DIGEST) or ""
+
+    @property
+    def created(self) -> str:
+        """When the image was made, as its config says; empty: it does not."""
+        return self.manifest.annotation(CREATED) or ""
+
+    @property
+    def size_bytes(self) -> int:
+        """What blobs and tree took on the disk when the image was added; 0: unknown."""
+        text = self.manifest.annotation(SIZE) or ""
+        return int(text) if text.isdigit() else 0
+
 
 class ImageStore:
     """Images below a directory. Adding, replacing and removing are atomic and idempotent."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(
+        self, directory: str, site_stores: tuple[str, ...] = (), *, site: bool = False
+    ) -> None:
+        """`site_stores` are searched after this one. With `site` it is such a store of others, in
+        which nothing is ever written."""
+        self.directory = directory
+        self.site = directory if site else ""
+        self.sites = tuple(ImageStore(path, site=True) for path in site_stores)
         self.layout = f"{directory}/images"
-        self.trees = f"{directory}/trees"
         self.partial = f"{directory}/partial"
         self.locks = f"{directory}/locks"
-        self.blobs = BlobStore(self.layout, self.partial)
+        behind = tuple(store.layout for store in self.sites)
+        self.blobs = BlobStore(self.layout, self.partial, behind)
+        self.names = NameStore(f"{directory}/names", self.layout, self.partial)
+        self.tree_store = TreeStore(directory, self.partial)
+        self.trees = self.tree_store.directory
 
     # reading
 
     def images(self) -> tuple[Image, ...]:
-        """Return all images in the order of their names."""
-        return tuple(sorted(map(self._image, self._own_entries()), key=lambda image: image.name))
+        """Return all images of the store itself in the order of their names."""
+        return tuple(sorted(map(self._image, self.names.entries()), key=lambda image: image.name))
+
+    def all_images(self) -> tuple[Image, ...]:
+        """Return the images of the store, then those of the site's stores."""
+        return sum((store.images() for store in self.sites), self.images())
 
     def find(self, reference: Reference) -> Image | None:
         """Return the image that a reference names; by digest where it has one."""
-        if reference.digest is None:
-            name = str(reference)
-            found = [e for e in self._own_entries() if e.annotation(REF_NAME) == name]
-        else:
+        return self._find(reference) or self._first(lambda site: site.find(reference))
+
+    def _first(self, ask: Callable[[ImageStore], Image | None]) -> Image | None:
+        """Return what the first of the site's stores has an answer to; what cannot be read, none
+        of the user's business, has none."""
+        for site in self.sites:
+            try:
+                found = ask(site)
+            except StoreError as error:
+                console.warn(f"site store: {error.message}")
+                continue
+            if found:
+                return found
+        return None
+
+    def _find(self, reference: Reference) -> Image | None:
+        entry = self.names.get(_name_of(reference))
+        if entry is None and reference.digest is not None:
             digest, name = str(reference.digest), reference.name
-            found = [
-                entry
-                for entry in self._own_entries()
-                if digest in (str(entry.digest), entry.annotation(SOURCE_DIGEST))
-                and (entry.annotation(REF_NAME) or "").startswith((f"{name}:", f"{name}@"))
-            ]
-        return self._image(found[0]) if found else None
+            for other in self.names.entries():
+                known = (str(other.digest), other.annotation(SOURCE_DIGEST))
+                named = (other.annotation(REF_NAME) or "").startswith((f"{name}:", f"{name}@"))
+                if named and digest in known:
+                    entry = other
+        return self._image(entry) if entry else None
 
     def find_id(self, prefix: str) -> Image | None:
-        """Return the image whose id begins with `prefix` (6 hex digits or more)."""
+        """Return the first image, by name, whose id begins with `prefix`."""
+        own = next(iter(self.images_of(prefix)), None)
+        return own or self._first(lambda site: site.find_id(prefix))
+
+    def images_of(self, prefix: str) -> tuple[Image, ...]:
+        """Return the image whose id begins with `prefix` (6 hex digits or more), under each of
+        its names. Raises ImageNotFound when it begins the ids of several."""
+        prefix = prefix[7:] if prefix.startswith("sha256:") else prefix
         if len(prefix) < 6 or not set(prefix) <= set("0123456789abcdef"):
-            return None
-        found = [entry for entry in self._own_entries() if entry.digest.hex.startswith(prefix)]
+            return ()
+        found = [entry for entry in self.names.entries() if entry.digest.hex.startswith(prefix)]
         if len({entry.digest for entry in found}) > 1:
             raise ImageNotFound(f"{prefix} begins the ids of several images")
-        return self._image(found[0]) if found else None
+        return tuple(sorted(map(self._image, found), key=lambda image: image.name))
 
     def source_digest(self, image: Image) -> str | None:
-        """Return the digest that the image's name had at its registry when it was pulled."""
-        return image.manifest.annotation(SOURCE_DIGEST)
+        """Return the digest that the image's name had where it came from."""
+        return image.source_digest or None
 
     def digests(self, image: Image) -> tuple[Digest, ...]:
         """Return the image's digests: its name's at its registry, then its manifest's."""
@@ -124,13 +184,26 @@ class ImageStore:
 
         Of layers only the sizes are compared: reading them could take minutes.
         """
+        if image.site != self.site:
+            return any(site.is_whole(image) for site in self.sites if site.site == image.site)
         try:
             manifest = self.read_manifest(image)
             documents = (image.manifest.digest, manifest.config.digest)
             intact = all(map(self._is_intact, documents))
         except StoreError:
             return False
-        return intact and os.path.isdir(image.tree) and all(map(self.blobs.has, manifest.layers))
+        layers_here = all(map(self.blobs.has, manifest.layers))
+        return intact and layers_here and self.is_ready(image)
+
+    def is_ready(self, image: Image) -> bool:
+        """Tell whether containers can be made of the image: its tree is here, whole."""
+        if image.site:  # who looks after it has seen to that
+            return os.path.isdir(image.tree)
+        return self.has_tree(image.chain_id)
+
+    def has_tree(self, chain_id: Digest) -> bool:
+        """Tell whether the tree of those layers is here, whole."""
+        return self.tree_store.is_whole(chain_id)
 
     def _is_intact(self, digest: Digest) -> bool:
         data = self.blobs.read(digest, MAX_DOCUMENT_BYTES)
@@ -144,36 +217,45 @@ class ImageStore:
         resolved once, by us. Layers are unpacked side by side and joined by rename, which
         takes as long as it takes to walk the directories that two layers share.
         """
-        return f"{self.trees}/{chain_id.hex}"
+        return self.tree_store.path(chain_id)
 
     # writing
 
     def prepare(self) -> None:
         """Make the store where there is none, and throw away what dead processes left."""
-        for path in (f"{self.layout}/blobs/sha256", self.trees, self.partial):
-            disk.make_directory(path)
+        if self.is_public:  # whatever is made from now on, others may read it
+            os.umask(0o022)
+        mode = 0o755 if self.is_public else 0o700
+        parts = (f"{self.layout}/blobs/sha256", self.trees, self.tree_store.records)
+        for path in (*parts, self.names.directory):
+            disk.make_directory(path, mode)
+        disk.make_directory(self.partial)
         if not os.path.exists(f"{self.layout}/oci-layout"):
             disk.write_whole(f"{self.layout}/oci-layout", _LAYOUT, drafts=self.partial)
         self.blobs.sweep()
+        for left in self._abandoned():
+            self.throw_away(left)
+
+    def leftovers(self) -> list[str]:
+        """Return the paths of all that dead processes left on its way, to be continued or not."""
+        if not os.path.isdir(self.partial):
+            return []
+        return [*self._abandoned(), *self.blobs.leftovers(resumable=True)]
+
+    def _abandoned(self) -> Iterator[str]:
         for name in os.listdir(self.partial):
             kind, _, rest = name.partition(".")
             left = f"{self.partial}/{name}"
             if kind in ("tree", "draft") and is_abandoned(left, rest.rpartition(".")[0]):
-                self._throw_away(left)
+                yield left
 
-    def set_aside_broken_index(self) -> str | None:
-        """Give an index that cannot be read another name, so that images can be added again.
-
-        Returns that name, None when the index is good.
-        """
-        path = f"{self.layout}/index.json"
-        with self.lock("index"):
-            try:
-                self._entries()
-            except _BrokenIndex:
-                os.rename(path, f"{path}.broken")
-                return f"{path}.broken"
-        return None
+    @property
+    def is_public(self) -> bool:
+        """Tell whether other users may read the store: its directory says so."""
+        try:
+            return os.stat(self.directory).st_mode & 0o005 == 0o005
+        except OSError:
+            return False
 
     def new_stage(self) -> str:
         """Make a directory in which a tree can be prepared; `publish_tree` gives it its name."""
@@ -182,7 +264,7 @@ class ImageStore:
     def _new_stage_path(self) -> str:
         return f"{self.partial}/tree.{disk.owner()}.{os.urandom(4).hex()}"
 
-    def _throw_away(self, left: str) -> None:
+    def throw_away(self, left: str) -> None:
         """Remove a tree that has lost its name first, unless another process is doing so."""
         own = self._new_stage_path()
         try:
@@ -195,12 +277,7 @@ class ImageStore:
 
     def publish_tree(self, prepared: str, chain_id: Digest) -> None:
         """Give a finished tree its name; where another process was first, its tree stays."""
-        try:
-            os.rename(prepared, self.tree_path(chain_id))
-        except OSError as error:
-            if not os.path.isdir(self.tree_path(chain_id)):
-                raise disk.store_error(error, self.trees) from error
-            trees.remove_tree(prepared)
+        self.tree_store.publish(prepared, chain_id, public=self.is_public)
 
     def set_aside_tree(self, chain_id: Digest) -> None:
         """Take a tree's name away: another one shall have it.
@@ -222,23 +299,40 @@ class ImageStore:
             kind, _, rest = name.partition(".")
             chain = rest.partition(".")[0]
             if kind == _REPLACED and not in_use(f"{self.trees}/{chain}"):
-                self._throw_away(f"{self.partial}/{name}")
+                self.throw_away(f"{self.partial}/{name}")
 
     def add(
         self, reference: Reference, manifest: Descriptor, source: Digest, chain_id: Digest
     ) -> Image:
         """Let `reference` name the image, whose content is there; an older one gives way."""
-        name = f"{reference.name}@{reference.digest}" if reference.digest else str(reference)
-        annotations = (
-            (REF_NAME, name),
-            (SOURCE_DIGEST, str(source)),
-            (CHAIN_ID, str(chain_id)),
-        )
-        entry = replace(manifest, annotations=annotations)
+        name = _name_of(reference)
+        annotations = {
+            REF_NAME: name,
+            OWN_NAME: name,
+            SOURCE_DIGEST: str(source),
+            CHAIN_ID: str(chain_id),
+            **self._facts(manifest, chain_id),
+        }
+        entry = replace(manifest, annotations=tuple(annotations.items()))
         with self.lock("index"):
-            others = [e for e in self._entries() if e.annotation(REF_NAME) != name]
-            self._write_entries([*others, entry])
+            self.names.put(name, entry)
+            aside = self.names.write_index()
+        if aside:
+            console.warn(f"the index of the image layout was broken and is now {aside}")
         return self._image(entry)
+
+    def _facts(self, manifest: Descriptor, chain_id: Digest) -> dict[str, str]:
+        """Return what lists show of an image: it is read here, once."""
+        image = Image("", manifest, chain_id, "")
+        try:
+            parsed = self.read_manifest(image)
+            created = self.config(parsed.config.digest).created
+        except StoreError:  # what is added need not be whole yet
+            return {}
+        blobs = (manifest, parsed.config, *parsed.layers)
+        size = sum({blob.digest: blob.size_bytes for blob in blobs}.values())
+        extent = self.tree_store.extent(chain_id.hex)
+        return {CREATED: created, SIZE: str(size + (extent.disk_bytes if extent else 0))}
 
     def is_protected(self, image: Image) -> bool:
         """Tell whether the image must not be removed under its name."""
@@ -262,91 +356,41 @@ class ImageStore:
         """Return the file that protects an image; its name is the digest of the image's."""
         return f"{os.path.dirname(self.layout)}/protected/{Digest.of(image.name.encode()).hex}"
 
-    def remove(self, image: Image, keep: frozenset[str] = frozenset()) -> None:
-        """Take the name away, and all content that neither images nor containers (`keep`) need.
+    def remove(self, image: Image) -> None:
+        """Take the name away; content that nobody needs then stays until it is collected.
 
-        Raises StoreError when it is protected.
+        Raises StoreError when it is protected, or the site's.
         """
+        if image.site:
+            raise StoreError(
+                f"image {image.name} is not yours: it is in the store {image.site}",
+                hint="only who looks after that store can remove it",
+            )
         if self.is_protected(image):
             hint = f"udocker unprotect {image.name}"
             raise StoreError(f"image {image.name} is protected", hint=hint)
         with self.lock("index"):
-            entries = [e for e in self._entries() if e.annotation(REF_NAME) != image.name]
-            self._write_entries(entries)
-        self.collect_garbage(keep)
+            self.names.remove(image.name)
+            self.names.write_index()
 
     def lock(self, name: str) -> disk.Lock:
         """Return the lock of that name, by which processes spare each other work."""
         disk.make_directory(self.locks)
         return disk.Lock(f"{self.locks}/{name}")
 
-    def using(self) -> disk.Lock:
-        """Return a lock, shared, under which no content is thrown away."""
-        lock = self.lock("content")
-        lock.acquire(shared=True)
-        return lock
-
-    def collect_garbage(self, keep: frozenset[str]) -> None:
-        """Throw away blobs and trees that no image needs; nothing while a pull is going on.
-
-        `keep` are the digests, as hex, of what containers need of images that are gone.
-        """
-        lock = self.lock("content")
-        try:
-            if lock.acquire(wait=False):
-                self._collect(keep)
-        finally:
-            lock.release()
-
-    def _collect(self, keep: frozenset[str]) -> None:
-        images = self.images()
-        if len(images) == len(self._entries()):  # what other tools put here may need any blob
-            self._collect_blobs(images, keep)
-        kept = {image.chain_id.hex for image in images} | keep
-        for name in set(os.listdir(self.trees)) - kept:
-            self._throw_away(f"{self.trees}/{name}")
-
-    def _collect_blobs(self, images: tuple[Image, ...], keep: frozenset[str]) -> None:
-        wanted = {image.manifest.digest.hex for image in images}
-        for image in images:
-            manifest = self.read_manifest(image)
-            wanted.update(blob.digest.hex for blob in (manifest.config, *manifest.layers))
-        for algorithm in os.listdir(f"{self.layout}/blobs"):
-            directory = f"{self.layout}/blobs/{algorithm}"
-            for name in set(os.listdir(directory)) - wanted - keep:
-                os.unlink(f"{directory}/{name}")
-
-    # index.json
-
-    def _own_entries(self) -> list[Descriptor]:
-        """Return the entries that a pull made; other tools may have added some without a tree."""
-        return [entry for entry in self._entries() if entry.annotation(CHAIN_ID)]
-
-    def _entries(self) -> list[Descriptor]:
-        data = disk.read(f"{self.layout}/index.json", _INDEX_BYTES)
-        if data is None:
-            return []
-        try:
-            return [Descriptor.from_json(entry) for entry in fastjson.loads(data)["manifests"]]
-        except (ValueError, KeyError, TypeError, InvalidDocument) as error:
-            raise _BrokenIndex(
-                f"{self.layout}/index.json is broken: {error!r}",
-                hint="pull an image, which begins a new one; no layer is brought again",
-            ) from error
-
-    def _write_entries(self, entries: list[Descriptor]) -> None:
-        index = {"schemaVersion": 2, "manifests": [entry.to_json() for entry in entries]}
-        data = fastjson.dumps(index).encode()
-        disk.write_whole(f"{self.layout}/index.json", data, drafts=self.partial)
+    def using(self) -> Lease:
+        """Return a lease under which no content is thrown away, on any host."""
+        return use(self.locks)
 
     def _image(self, entry: Descriptor) -> Image:
-        chain_id = Digest.parse(entry.annotation(CHAIN_ID) or "")
-        name = entry.annotation(REF_NAME) or ""
-        return Image(name, entry, chain_id, self.tree_path(chain_id))
+        marks = dict(entry.annotations)
+        chain_id = Digest.parse(marks.get(CHAIN_ID, ""))
+        return Image(marks.get(REF_NAME, ""), entry, chain_id, self.tree_path(chain_id), self.site)
 
 
-class _BrokenIndex(StoreError):
-    """The index was read and is none."""
+def _name_of(reference: Reference) -> str:
+    """Return the name that an image has in the store."""
+    return f"{reference.name}@{reference.digest}" if reference.digest else str(reference)
 
 
 def _damaged(what: str, error: InvalidDocument) -> StoreError:

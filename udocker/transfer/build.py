@@ -40,7 +40,7 @@ class TreeBuilder:
         `anew`: a tree that is there is not good, and another one takes its place. Returns what
         of the layers a user cannot make, and how many times.
         """
-        tree_is_there = not anew and os.path.isdir(self._store.tree_path(config.chain_id))
+        tree_is_there = not anew and self._store.has_tree(config.chain_id)
         if tree_is_there and all(map(self._store.blobs.has, wanted)):
             return ()
         stage = self._store.new_stage()

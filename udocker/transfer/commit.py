@@ -176,7 +176,7 @@ class _Commit:
     ) -> Image:
         data = fastjson.dumps(document).encode("utf-8", "surrogateescape")
         config = ImageConfig.from_bytes(data)
-        if not os.path.isdir(self._store.tree_path(config.chain_id)):
+        if not self._store.has_tree(config.chain_id):
             self._make_tree(wanted, config)
         digest = self._store.blobs.put(data)
         manifest = {

@@ -11,7 +11,7 @@ import os
 import stat
 import sys
 
-from udocker import console, trees
+from udocker import trees
 from udocker.errors import UdockerError, UsageError
 from udocker.images import decompress
 from udocker.images.archivefiles import Directory, Indexed, Spooled, is_compressed
@@ -61,9 +61,6 @@ def load(settings: Settings, store: ImageStore, what: Load) -> Iterator[Referenc
     content = store.using()
     stages: list[str] = []
     try:
-        broken = store.set_aside_broken_index()
-        if broken:
-            console.warn(f"the list of images was broken and is now {broken}; load them again")
         files = opened(what.path, store, stages)
         yield from _Loading(settings, store, what).run(files)
     finally:

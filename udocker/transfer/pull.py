@@ -36,9 +36,6 @@ def pull(
 
 
 def _pull(settings: Settings, store: ImageStore, reference: Reference, asked: str | None) -> Image:
-    broken = store.set_aside_broken_index()
-    if broken:
-        console.warn(f"the list of images was broken and is now {broken}; pull them again")
     platform = Platform.parse(asked) if asked else Platform.of_machine(os.uname().machine)
     client = Client(reference.registry, settings)
     admission = Admission(settings, in_registry(reference), client)

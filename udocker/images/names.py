@@ -1,0 +1,179 @@
+"""The names of images: a file for each, and the `index.json` that other tools read, made of them.
+
+One list for all would lose a name whenever two hosts add theirs at once and the locks of the
+file system they share do nothing. Files of different names do not meet, one name is replaced by
+rename, and `index.json` can be made again at any time. To find a name is to open one file;
+10,000 of them are read in 0.1 s.
+"""
+
+from __future__ import annotations
+
+import os
+
+from udocker import disk, fastjson
+from udocker.errors import InvalidDocument, StoreError
+from udocker.oci import REF_NAME, Descriptor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+OWN_NAME = "org.udocker.name"
+"""Annotation: the name again; an entry whose other name differs was copied by another tool."""
+_ENTRY_BYTES = 64 << 10
+_INDEX_BYTES = 256 << 20
+_NAME_BYTES = 255
+"""Source: Linux, NAME_MAX."""
+_ROUNDS = 20
+
+
+class NameStore:
+    """The names in a directory `names` and the index of the OCI layout `layout`."""
+
+    def __init__(self, directory: str, layout: str, drafts: str) -> None:
+        self.directory = directory
+        self.index = f"{layout}/index.json"
+        self._drafts = drafts
+
+    def get(self, name: str) -> Descriptor | None:
+        """Return the entry of that name; None when there is none, or a broken one."""
+        data = disk.read(self._path(name), _ENTRY_BYTES)
+        found = _parsed([data]) if data is not None else []
+        return found[0] if found else None
+
+    def entries(self) -> list[Descriptor]:
+        """Return all entries, in no order; broken ones are left out."""
+        return _parsed(self._files().values())
+
+    def broken(self) -> list[str]:
+        """Return the paths of entries that cannot be read as what they are."""
+        files = self._files().items()
+        return [f"{self.directory}/{name}" for name, data in files if not _parsed([data])]
+
+    def put(self, name: str, entry: Descriptor) -> None:
+        """Let `name` stand for the entry from now on."""
+        data = fastjson.dumps(entry.to_json()).encode()
+        disk.write_whole(self._path(name), data, drafts=self._drafts)
+
+    def remove(self, name: str) -> None:
+        """Take a name away. Idempotent."""
+        try:
+            os.unlink(self._path(name))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise disk.store_error(error, self._path(name)) from error
+
+    def write_index(self) -> str | None:
+        """Let `index.json` have the entries of all names, and those that other tools put there.
+
+        Who changes a name calls this then. Of two who do so at once, the one that writes last
+        sees the other's name when it looks again: the list is whole in the end. Returns what an
+        index that could not be read is called now; None when it was good.
+        """
+        aside = None
+        for _ in range(_ROUNDS):
+            files = self._files()
+            try:
+                foreign = self.foreign()
+            except BrokenIndex:
+                aside = f"{self.index}.broken"
+                os.replace(self.index, aside)
+                foreign = []
+            members = [*_members(files.values()), *foreign]
+            members.sort(key=lambda member: str(member.get("annotations", {}).get(REF_NAME)))
+            index = {"schemaVersion": 2, "manifests": members}
+            disk.write_whole(self.index, _dumped(index), drafts=self._drafts)
+            if self._files() == files:
+                break
+        return aside
+
+    def foreign(self) -> list[dict[str, Any]]:
+        """Return the entries that other tools put into the index. Raises StoreError."""
+        data = disk.read(self.index, _INDEX_BYTES)
+        if data is None:
+            return []
+        try:
+            members = fastjson.loads(data)["manifests"]
+            for member in members:
+                Descriptor.from_json(member)
+        except (ValueError, KeyError, TypeError, InvalidDocument) as error:
+            raise BrokenIndex(f"{self.index} is broken: {error!r}") from error
+        return [member for member in members if _is_foreign(member)]
+
+    def _files(self) -> dict[str, bytes]:
+        """Return the content of every entry by the name of its file."""
+        found = {}
+        try:
+            for name in os.listdir(self.directory):
+                try:
+                    file = os.open(f"{self.directory}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:  # removed just now
+                    continue
+                try:
+                    found[name] = os.read(file, _ENTRY_BYTES)
+                finally:
+                    os.close(file)
+        except FileNotFoundError:
+            return found
+        except OSError as error:
+            raise disk.store_error(error, error.filename or self.directory) from error
+        return found
+
+    def _path(self, name: str) -> str:
+        file = name.replace("%", "%25").replace("/", "%2F")
+        if len(file) > _NAME_BYTES:
+            import hashlib
+
+            file = hashlib.sha256(name.encode()).hexdigest()
+        return f"{self.directory}/{file}"
+
+
+class BrokenIndex(StoreError):
+    """The index was read and is none."""
+
+
+def _is_foreign(member: dict[str, Any]) -> bool:
+    marks = member.get("annotations") or {}
+    return OWN_NAME not in marks or marks[OWN_NAME] != marks.get(REF_NAME)
+
+
+def _members(files: Iterable[bytes]) -> list[Any]:
+    """Return what the files hold as JSON, broken ones left out."""
+    files = list(files)
+    try:
+        whole: list[Any] = fastjson.loads(
+            b"[" + b",".join(files) + b"]"
+        )  # one is quicker than many
+        if len(whole) == len(files):
+            return whole
+    except ValueError:
+        pass
+    found = []
+    for data in files:
+        try:
+            found.append(fastjson.loads(data))
+        except ValueError:
+            continue
+    return found
+
+
+def _parsed(files: Iterable[bytes]) -> list[Descriptor]:
+    found = []
+    for member in _members(files):
+        try:
+            entry = Descriptor.from_json(member)
+        except InvalidDocument:
+            continue
+        if entry.annotation(OWN_NAME):
+            found.append(entry)
+    return found
+
+
+def _dumped(index: dict[str, Any]) -> bytes:
+    if len(index["manifests"]) < 100:
+        return fastjson.dumps(index).encode()
+    import json  # pays for its import where there is much to write
+
+    return json.dumps(index, separators=(",", ":")).encode()

@@ -1,0 +1,207 @@
+"""The unpacked trees of images, each under the ChainID of its layers, and a record of each.
+
+    trees/HEX      all layers of an image, unpacked and merged
+    records/HEX    what the tree holds, and since which boot it has been there
+
+Files are not flushed to the disk one by one before a tree gets its name: that would take longer
+than the pull itself. Until the kernel has written them (half a minute) a power failure can leave
+some of them empty. So the record says in which boot the tree was made; after another boot its
+files are counted once before it is used, and a tree that lost some is made again from the blobs,
+which are flushed. Where other hosts share the file system it is flushed as a whole instead.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from udocker import disk, fastjson, filesystems, trees
+from udocker.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from udocker.oci import Digest
+
+_RECORD_BYTES = 4096
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_SAFE = ""
+"""In place of a boot: the tree is on the disk, whatever happens."""
+_UNSAFE_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_IWGRP | stat.S_IWOTH
+"""In a store that others may read, a program must not give them its owner's rights, and nobody
+but its owner may write."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What a tree holds: regular files, the sum of their sizes, what they take on the disk."""
+
+    files: int
+    size_bytes: int
+    disk_bytes: int
+
+
+class TreeStore:
+    """Trees below a directory. A tree is there when its record is, too."""
+
+    def __init__(self, directory: str, partial: str) -> None:
+        self.directory = f"{directory}/trees"
+        self.records = f"{directory}/records"
+        self._partial = partial
+
+    def path(self, chain_id: Digest) -> str:
+        """Return where the tree of those layers lies or would lie."""
+        return f"{self.directory}/{chain_id.hex}"
+
+    def names(self) -> list[str]:
+        """Return the ChainIDs, as hex, of which something is here."""
+        found: set[str] = set()
+        for directory in (self.directory, self.records):
+            try:
+                found.update(os.listdir(directory))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise disk.store_error(error, directory) from error
+        return sorted(found)
+
+    def extent(self, name: str) -> Extent | None:
+        """Return what the tree of that ChainID (hex) held when it was made; None: unknown."""
+        record = self._read(name)
+        return record[1] if record else None
+
+    def is_whole(self, chain_id: Digest) -> bool:
+        """Tell whether the tree is here with all its files. Counts them after a boot, once."""
+        record = self._read(chain_id.hex)
+        if record is None or not os.path.isdir(self.path(chain_id)):
+            return False
+        boot, extent = record
+        if boot in (_SAFE, _boot_id()) or not os.access(self.records, os.W_OK):
+            return True
+        found = measure(self.path(chain_id))
+        if (found.files, found.size_bytes) != (extent.files, extent.size_bytes):
+            return False
+        self._write(chain_id.hex, _SAFE, extent)
+        return True
+
+    def publish(self, prepared: str, chain_id: Digest, *, public: bool) -> None:
+        """Give a finished tree its name; where another process was first, its tree stays.
+
+        With `public` other users may read all of it, and nothing in it is setuid or may be
+        written by others than its owner.
+        """
+        if public:
+            _open_to_readers(prepared)
+        extent = measure(prepared)
+        boot = _SAFE if _is_flushed(prepared) else _boot_id()
+        if self.is_whole(chain_id):
+            trees.remove_tree(prepared)
+            return
+        self.discard(chain_id.hex)  # one that lost files, or whose record was never written
+        try:
+            os.rename(prepared, self.path(chain_id))
+        except OSError as error:
+            if not os.path.isdir(self.path(chain_id)):
+                raise disk.store_error(error, self.directory) from error
+            trees.remove_tree(prepared)
+        self._write(chain_id.hex, boot, extent)
+
+    def discard(self, name: str) -> None:
+        """Remove a tree and its record, if there are any; they lose their names first."""
+        record, tree = f"{self.records}/{name}", f"{self.directory}/{name}"
+        gone = f"{self._partial}/tree.{disk.owner()}.{os.urandom(4).hex()}"
+        try:
+            if os.path.lexists(record):
+                os.unlink(record)
+            os.rename(tree, gone)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise disk.store_error(error, tree) from error
+        trees.remove_tree(gone)
+
+    def _read(self, name: str) -> tuple[str, Extent] | None:
+        data = disk.read(f"{self.records}/{name}", _RECORD_BYTES)
+        if not data:
+            return None
+        try:
+            boot, files, size, taken = fastjson.loads(data)
+            return str(boot), Extent(int(files), int(size), int(taken))
+        except (ValueError, TypeError):
+            return None
+
+    def _write(self, name: str, boot: str, extent: Extent) -> None:
+        members = (boot, extent.files, extent.size_bytes, extent.disk_bytes)
+        data = fastjson.dumps(members).encode()
+        path = f"{self.records}/{name}"
+        disk.write_whole(path, data, sync=boot == _SAFE, drafts=self._partial)
+
+
+def _is_flushed(path: str) -> bool:
+    """Flush a tree where other hosts may see it; tell whether it is on the disk."""
+    return filesystems.is_shared(path) and filesystems.flush(path)
+
+
+def measure(path: str) -> Extent:
+    """Return what a tree holds; a file with several names takes space once. Raises StoreError."""
+    files = size = blocks = 0
+    seen: set[int] = set()
+    for status in _statuses(path):
+        if stat.S_ISREG(status.st_mode):
+            files += 1
+            size += status.st_size
+            if status.st_nlink > 1:
+                if status.st_ino in seen:
+                    continue
+                seen.add(status.st_ino)
+        blocks += status.st_blocks
+    return Extent(files, size, blocks * 512)
+
+
+def _statuses(path: str) -> Iterator[os.stat_result]:
+    directories = [path]
+    while directories:
+        directory = directories.pop()
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    yield status
+                    if stat.S_ISDIR(status.st_mode):
+                        directories.append(entry.path)
+        except OSError as error:
+            raise disk.store_error(error, directory) from error
+
+
+def _open_to_readers(path: str) -> None:
+    """Let every user read the tree and nobody but its owner write to it."""
+    try:
+        for directory, _, names, descriptor in os.fwalk(path):
+            _open_one(descriptor)
+            for name in names:
+                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode):
+                    mode = _readable(stat.S_IMODE(status.st_mode))
+                    if mode != stat.S_IMODE(status.st_mode):
+                        os.chmod(f"{directory}/{name}", mode)
+    except OSError as error:
+        raise disk.store_error(error, error.filename or path) from error
+
+
+def _open_one(descriptor: int) -> None:
+    os.fchmod(descriptor, _readable(stat.S_IMODE(os.fstat(descriptor).st_mode) | 0o100))
+
+
+def _readable(mode: int) -> int:
+    """Return the mode with which all may do what the owner may, except writing."""
+    able = 0o444 | (0o111 if mode & 0o100 else 0)
+    return (mode & ~_UNSAFE_BITS) | able
+
+
+def _boot_id() -> str:
+    try:
+        with open(_BOOT_ID, encoding="ascii") as file:
+            return file.read(64).strip()
+    except OSError:  # pragma: no cover - /proc is always there
+        return "unknown"
