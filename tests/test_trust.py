@@ -125,7 +125,8 @@ def test_a_signed_image_comes_in_and_an_unsigned_one_does_not(case):
     case.refused("is not signed")
     case.sign()
     case.pull()
-    assert case.name in case.user.udocker("images").stdout
+    listed = case.user.udocker("images", "--format", "{{.Repository}}:{{.Tag}}").stdout
+    assert case.name in listed
 
 
 def test_all_requirements_have_to_be_met(case):
