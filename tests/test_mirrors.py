@@ -158,7 +158,9 @@ def test_an_image_of_a_mirror_has_the_name_that_was_asked_for(
     docker_registry.push(layout, "app", "mirrored/org/app:1")
     configure(unprivileged, rule("origin.invalid", f"{docker_registry.host}/mirrored"))
     unprivileged.udocker("pull", NAME)
-    assert unprivileged.udocker("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.startswith(NAME)
+    assert unprivileged.udocker("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.startswith(
+        NAME
+    )
     hub = {"UDOCKER_MIRROR": f"http://{docker_registry.host}/mirrored"}
     done = unprivileged.udocker("pull", "org/app:1", env=hub)
     assert done.stdout.startswith("docker.io/org/app:1 ")
