@@ -16,6 +16,7 @@ from tarballs import archive, file, pieces
 
 from udocker.errors import UnpackError
 from udocker.images import decompress
+from udocker.images.bounds import Expansion
 from udocker.images.zstdframes import Frames
 
 NOISE = random.Random(1).randbytes(300_000)
@@ -105,6 +106,48 @@ def test_pieces_are_small_however_much_the_data_swells(compress):
     sizes = [len(piece) for piece in decompress.chunks([compress(BOMB)])]
     assert sum(sizes) == len(BOMB)
     assert max(sizes) <= decompress.PIECE_BYTES
+
+
+def test_zeros_that_stand_for_gigabytes_are_refused_early():
+    # Members of 48 MiB of zeros, each 48 KiB: 10 GB from 10 MB.
+    member, read = gzip.compress(BOMB), 0
+    with pytest.raises(UnpackError, match="over 250 times as much") as caught:
+        for piece in decompress.chunks(member for _ in range(210)):
+            read += len(piece)
+    assert 1 << 30 <= read < (1 << 30) + (1 << 20)
+    assert "UDOCKER_MAX_EXPANSION" in caught.value.hint
+
+
+@pytest.mark.parametrize(("most", "refused"), [(250, True), (0, False), (2000, False)])
+def test_how_much_data_may_swell_can_be_set(most, refused):
+    bound = Expansion(most)
+    list(bound.counted([bytes(1 << 20)]))
+    swelling = bound.checked(bytes(1 << 20) for _ in range(1100))
+    if refused:
+        with pytest.raises(UnpackError):
+            list(swelling)
+    else:
+        assert sum(1 for _ in swelling) == 1100
+
+
+def test_data_of_an_honest_size_may_be_large():
+    bound = Expansion(250)
+    source = bound.counted(bytes(1 << 20) for _ in range(100))
+    assert sum(1 for _ in bound.checked(piece for piece in source for _ in range(60))) == 6000
+
+
+def test_zstd_that_needs_gigabytes_of_memory_is_refused():
+    # A frame header that asks for a window of 2 GiB, and the header of a raw block.
+    frame = b"\x28\xb5\x2f\xfd" + b"\x00" + bytes([21 << 3]) + b"\x01\x00\x00"
+    with pytest.raises(UnpackError, match="window of more than 128 MiB"):
+        list(decompress.chunks([frame + bytes(100)]))
+
+
+def test_xz_that_needs_gigabytes_of_memory_is_refused():
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 30}]
+    data = lzma.compress(b"x", filters=filters, format=lzma.FORMAT_XZ)
+    with pytest.raises(UnpackError, match="[Mm]emory"):
+        list(decompress.chunks([data]))
 
 
 WITHOUT = """

@@ -321,7 +321,17 @@ REFUSED = {
     ),
     "sparse file beyond the file system": (
         [file("s", pax={b"GNU.sparse.size": b"%d" % (2**63 - 1)})],
-        "File too large|Invalid",
+        "the sparse file b's' has 9223372036854775807 bytes",
+    ),
+    "links that lead long ways": (
+        [
+            folder("d/" * 200),
+            symlink("l0", "d/" * 200 + "../" * 200),
+            *(symlink(f"l{n}", "d/" * 200 + "../" * 200 + f"l{n - 1}") for n in range(1, 39)),
+            file("f"),
+            *[file("l38/f"), file("l38/g")] * 200,
+        ],
+        "links lead too long ways",
     ),
     "cut off": ([file("f", b"x" * 9999)[:2000]], "cut off within the file b'f'"),
 }
@@ -366,33 +376,68 @@ except StoreError as error:
 """
 
 
-def test_full_disk_is_named_with_the_way_out(place):
+def in_namespace(script, place):
+    """Return what a script says that mounts a file system at `place`."""
     namespace = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
     if not shutil.which("unshare") or subprocess.run([*namespace, "true"], check=False).returncode:
         pytest.skip("needs root or user namespaces (unshare)")
-    said = subprocess.run(
-        [*namespace, "sh", "-c", FULL, "sh", place, sys.executable],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert f"{place}: cannot unpack b'f': No space left on device" in said.stdout
-    assert "UDOCKER_DIR" in said.stdout
+    command = [*namespace, "sh", "-c", script, "sh", place, sys.executable]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_full_disk_is_named_with_the_way_out(place):
+    said = in_namespace(FULL, place)
+    assert f"{place}: cannot unpack b'f': No space left on device" in said
+    assert "UDOCKER_DIR" in said
+
+
+ROOM = """
+mount -t tmpfs -o size=100m tmpfs "$1" && exec "$2" -c '
+import os, sys
+sys.path.insert(0, "tests")
+from tarballs import header
+from udocker.errors import StoreError
+from udocker.images import layers
+zeros = bytes(1 << 20)
+def stream():
+    yield header(b"f", b"0", 1 << 33)
+    yield from (zeros for _ in range(1000))
+directory = sys.argv[1]
+least = []
+def watched():
+    for chunk in stream():
+        yield chunk
+        found = os.statvfs(directory)
+        least.append(found.f_bavail * found.f_frsize)
+try:
+    layers.unpack(watched(), directory)
+except StoreError as error:
+    print(min(least), error, error.hint)
+' "$1"
+"""
+
+
+def test_layer_is_stopped_before_the_disk_is_full(place):
+    said = in_namespace(ROOM, place)
+    assert int(said.split()[0]) >= 1 << 20
+    assert "unpacking stopped, for only" in said and "UDOCKER_DIR" in said
 
 
 FEW = """
 import resource, sys
 sys.path.insert(0, "tests")
 from tarballs import archive, file, folder, merged
-resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
+few = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_NOFILE, (few, few))
 wide = [file(f"w{n}/{k}/f") for k in range(3) for n in range(200)]
 deep = "d/" * 200
 print(len(merged(sys.argv[1], archive(*wide, file(deep + "f")), archive(*wide, file(deep + "g")))))
 """
 
 
-def test_few_descriptors_are_enough(tmp_path):
-    subprocess.run([sys.executable, "-c", FEW, str(tmp_path)], check=True)
+@pytest.mark.parametrize("few", ["40", "64"])
+def test_few_descriptors_are_enough(few, tmp_path):
+    subprocess.run([sys.executable, "-c", FEW, str(tmp_path), few], check=True)
     assert len(snapshot(tmp_path / "rootfs")) == 200 * 7 + 202
 
 

@@ -201,6 +201,133 @@ def test_attributes_are_read_with_binary_values():
     assert member.xattrs == ((b"user.x", b"a=\n\0"),)
 
 
+XATTRS = {
+    "libarchive": ({b"LIBARCHIVE.xattr.user.a%3Db": b"AP8="}, ((b"user.a=b", b"\0\xff"),)),
+    "both": (
+        {b"LIBARCHIVE.xattr.user.x": b"AA==", b"SCHILY.xattr.user.x": b"\0"},
+        ((b"user.x", b"\0"),),
+    ),
+    "both, the other way round": (
+        {b"SCHILY.xattr.user.x": b"\0", b"LIBARCHIVE.xattr.user.x": b"AA=="},
+        ((b"user.x", b"\0"),),
+    ),
+    "percent signs that say nothing": (
+        {b"LIBARCHIVE.xattr.user.%zz%4": b"AA=="},
+        ((b"user.%zz%4", b"\0"),),
+    ),
+    "no base64": ({b"LIBARCHIVE.xattr.user.x": b"A"}, ()),
+    "flags and access lists": (
+        {b"SCHILY.fflags": b"nodump", b"SCHILY.acl.access": b"user::rwx", b"hdrcharset": b"BINARY"},
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", XATTRS)
+def test_attributes_are_read_in_every_form(case):
+    records, expected = XATTRS[case]
+    ((member, _),) = read(archive(file("f", pax=records)))
+    assert member.xattrs == expected
+
+
+def test_attribute_of_libarchive_cannot_hide_a_nul():
+    with pytest.raises(UnpackError, match="NUL"):
+        read(archive(file("f", pax={b"LIBARCHIVE.xattr.user.a%00b": b"AA=="})))
+
+
+def _with_ids(uid, gid):
+    block = bytearray(header(b"f", b"0", 0))
+    block[108:124] = uid + gid
+    return tarballs.sealed(block)
+
+
+OWNERS = {
+    "octal": (file("f", owner=(1000, 100)), (1000, 100)),
+    "spaces": (_with_ids(b"  1750 \0", b"   144 \0"), (1000, 100)),
+    "binary": (_with_ids((1 << 63 | 70000).to_bytes(8, "big"), b"0000001\0"), (70000, 1)),
+    "negative binary": (_with_ids(b"\xff" * 8, b"0000001\0"), (0, 1)),
+    "beyond 32 bits": (_with_ids((1 << 63 | 2**40).to_bytes(8, "big"), b"0000001\0"), (0, 1)),
+    "empty": (_with_ids(bytes(8), b" " * 8), (0, 0)),
+    "no numbers": (_with_ids(b"root\0\0\0\0", b"0000001\0"), (0, 1)),
+    "pax": (file("f", owner=(1, 2), pax={b"uid": b"70000", b"gid": b"70001"}), (70000, 70001)),
+    "pax for one": (file("f", owner=(1, 2), pax={b"gid": b"70001"}), (1, 70001)),
+    "empty pax": (file("f", owner=(1, 2), pax={b"gid": b""}), (1, 2)),
+    "global": (extended({b"uid": b"7"}, b"g") + file("f", owner=(1, 2)), (7, 2)),
+    "pax over global": (
+        extended({b"uid": b"7"}, b"g") + file("f", owner=(1, 2), pax={b"uid": b"8"}),
+        (8, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OWNERS)
+def test_owner_is_found_in_every_dialect(case):
+    stream, owner = OWNERS[case]
+    assert [member.owner for member, _ in read(archive(stream))] == [owner]
+
+
+def test_thousands_of_owners_are_told_apart():
+    stream = archive(*(file("f", owner=(uid, uid // 2)) for uid in range(3000)))
+    assert [m.owner for m, _ in read(stream)] == [(uid, uid // 2) for uid in range(3000)]
+
+
+SEQUENCES = {
+    "global, then another": (
+        extended({b"path": b"first"}, b"g")
+        + file("a")
+        + extended({b"path": b"second"}, b"g")
+        + file("b"),
+        [b"first", b"second"],
+    ),
+    "global that is taken back": (
+        extended({b"path": b"first"}, b"g") + extended({b"path": b""}, b"g") + file("b"),
+        [b"b"],
+    ),
+    "pax over global, for one member": (
+        extended({b"path": b"all"}, b"g") + file("a", pax={b"path": b"one"}) + file("b"),
+        [b"one", b"all"],
+    ),
+    "two long names": (
+        tarballs.gnu_long(b"L", b"first") + tarballs.gnu_long(b"L", b"second") + file("a"),
+        [b"second"],
+    ),
+    "long name and pax": (
+        tarballs.gnu_long(b"L", b"gnu") + extended({b"path": b"pax"}) + file("a"),
+        [b"pax"],
+    ),
+    "long name with bytes after its NUL": (
+        header(b"l", b"L", 10) + padded(b"name\0junk!") + file("a") + file("b"),
+        [b"name", b"b"],
+    ),
+    "extension without a member": (file("a") + extended({b"path": b"lost"}), [b"a"]),
+    "size, for all members": (
+        extended({b"size": b"1"}, b"g") + header(b"a", b"0", 0) + padded(b"x") + file("b", b"y"),
+        [b"a", b"b"],
+    ),
+    "size of a hard link": (
+        header(b"a", b"1", 600, link=b"x") + file("b"),
+        [b"a", b"b"],
+    ),
+    "second archive": (archive(file("a")) + archive(file("b")), [b"a"]),
+    "one block of zeros, then more": (file("a") + bytes(512) + file("b"), [b"a"]),
+}
+
+
+@pytest.mark.parametrize("case", SEQUENCES)
+def test_headers_in_a_row_say_what_gnu_tar_reads(case):
+    stream, names = SEQUENCES[case]
+    assert [member.path for member, _ in read(archive(stream))] == names
+
+
+VENDORS = [bytes([letter]) for letter in b"ABCDEFGHIJMNOPQRTUVWXYZ89z"]
+
+
+@pytest.mark.parametrize("kind", VENDORS)
+def test_member_of_unknown_kind_is_passed_over_with_its_body(kind):
+    found = read(archive(entry("v", kind, b"x" * 700), file("f", b"y")))
+    assert [(member.path, data) for member, data in found] == [(b"v", b"x" * 700), (b"f", b"y")]
+
+
 ENDS = {
     "nothing": (b"", []),
     "no zeros at all": (file("f", b"x"), [b"f"]),
@@ -250,7 +377,12 @@ BROKEN = {
     "sparse parts overlap": (_old_sparse([(5, 5), (0, 5)], 20, 10) + bytes(512), "overlap"),
     "sparse beyond its size": (_old_sparse([(0, 5)], 4, 5) + bytes(512), "its size"),
     "sparse of other length": (_old_sparse([(0, 5)], 9, 6) + bytes(512), "its data"),
-    "sparse of 2**70 bytes": (_old_sparse([(2**70, 0)], 2**71, 0), "its size"),
+    "sparse of 2**70 bytes": (_old_sparse([(2**70, 0)], 2**71, 0), "sparse file"),
+    "sparse of a pebibyte": (_old_sparse([(0, 0)], 2**50, 0), "has 1125899906842624 bytes"),
+    "pax sparse of an exbibyte": (
+        file("f", pax={b"GNU.sparse.size": b"%d" % 2**60, b"GNU.sparse.map": b"0,0"}),
+        "has 1152921504606846976 bytes",
+    ),
     "sparse of negative length": (_old_sparse([(0, -5)], 9, 0), "overlap"),
     "sparse map of odd length": (
         file("f", pax={b"GNU.sparse.size": b"9", b"GNU.sparse.map": b"1,2,3"}),

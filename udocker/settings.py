@@ -39,6 +39,9 @@ class Settings:
     """Speak http, and https without checking certificates, to every registry."""
     jobs: int = 0
     """Layers pulled at the same time; 0: as many as there are processors, 2 to 6."""
+    max_expansion: int = 250
+    """How many times as large as its compressed form a layer may be, beyond its first GiB; 0: as
+    large as it wants (`UDOCKER_MAX_EXPANSION`)."""
     engine: str = ""
     """The engine to run with; empty: the first one without an obstacle."""
     policy: str = ""
@@ -55,6 +58,7 @@ _KEYS = {
     "cert_dir": str,
     "insecure": bool,
     "jobs": int,
+    "max_expansion": int,
     "engine": str,
     "policy": str,
     "quiet": bool,
@@ -68,6 +72,7 @@ _VARIABLES = {
     "cert_dir": "UDOCKER_CERT_DIR",
     "insecure": "UDOCKER_INSECURE",
     "jobs": "UDOCKER_JOBS",
+    "max_expansion": "UDOCKER_MAX_EXPANSION",
     "engine": "UDOCKER_DEFAULT_EXECUTION_MODE",
     "policy": "UDOCKER_POLICY",
     "quiet": "UDOCKER_QUIET",

@@ -275,7 +275,7 @@ def _input() -> Iterator[bytes]:
     if sys.stdin is None or sys.stdin.isatty():
         hint = "tar c FILES | udocker cp - CONTAINER:DIR"
         raise UsageError("an archive is expected on standard input", hint=hint)
-    return decompress.chunks(_chunks(sys.stdin.fileno()))
+    return decompress.chunks(_chunks(sys.stdin.fileno()), expansion=0)  # the user's own
 
 
 def _chunks(descriptor: int) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import chain
 
 from udocker.errors import UnpackError
+from udocker.images.bounds import EXPANSION, Expansion
 from udocker.images.zstdframes import Frames
 
 TYPE_CHECKING = False
@@ -44,15 +45,23 @@ _GZIP, _XZ, _BZIP2 = b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh"
 _ZSTD, _ZSTD_SKIPPABLE = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
 _BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")
 _XZ_MEMORY_BYTES = 256 << 20
+_ZSTD_WINDOW = "128 MiB"
+"""What `zstd --ultra -22` and `--long` have. Source: zstd.h, ZSTD_WINDOWLOG_LIMIT_DEFAULT."""
 
 
-def chunks(source: Iterable[bytes]) -> Iterator[bytes]:
+def chunks(source: Iterable[bytes], *, expansion: int = EXPANSION) -> Iterator[bytes]:
     """Return the uncompressed content of `source`, which is read to its end.
 
     What follows the last gzip member is passed over, as GNU gzip does. Raises UnpackError when
-    the data is broken or cut off, or when this Python cannot decompress it.
+    the data is broken or cut off, when this Python cannot decompress it, or when it becomes more
+    than a GiB and more than `expansion` times what it was (0: whatever it becomes).
     """
-    rest = filter(None, iter(source))
+    bound = Expansion(expansion)
+    return bound.checked(_uncompressed(bound.counted(source)))
+
+
+def _uncompressed(source: Iterator[bytes]) -> Iterator[bytes]:
+    rest = filter(None, source)
     head = _at_least(HEAD_BYTES, b"", rest)
     pieces = chain([head] if head else [], rest)
     kind = compression(head)
@@ -205,6 +214,10 @@ def _zstd(pieces: Iterator[bytes]) -> Iterator[bytes]:
         try:
             output = reader.read(PIECE_BYTES)
         except zstandard.ZstdError as error:
+            if "too much memory" in str(error):
+                raise UnpackError(
+                    f"the zstd data needs a window of more than {_ZSTD_WINDOW}"
+                ) from error
             raise UnpackError(f"the zstd data of the layer is broken: {error}") from error
         if not output:
             break

@@ -42,9 +42,10 @@ def merge(layers: Sequence[tuple[str, LayerTree]], rootfs: str) -> None:
         if not os.path.isdir(rootfs):
             os.mkdir(rootfs)
             os.chmod(rootfs, _IMPLICIT_MODE)
-        with Tree(rootfs, max_depth=_MAX_DEPTH) as target:
+        entries = sum(layer.entries for _, layer in layers)
+        with Tree(rootfs, max_depth=_MAX_DEPTH, entries=lambda: entries) as target:
             for directory, layer in layers:
-                with Tree(directory, max_depth=_MAX_DEPTH) as source:
+                with Tree(directory, max_depth=_MAX_DEPTH, entries=lambda: entries) as source:
                     _Merge(source, target, layer).run()
                 trees.remove_tree(directory)
     except OSError as error:

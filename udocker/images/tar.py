@@ -15,7 +15,7 @@ from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 FILE, LINK, SYMLINK, CHARACTER, BLOCK, DIRECTORY, FIFO = b"0123456"
 """The kinds of members, as their type flag."""
@@ -37,7 +37,7 @@ class Limits:
     entries: int = 5_000_000
     """Headers, those of extensions included."""
     size_bytes: int = 1 << 40
-    """The uncompressed stream."""
+    """The uncompressed stream, and a single file with its holes."""
     header_bytes: int = 1 << 20
     """One extended header (names, attributes, the map of a sparse file)."""
     path_bytes: int = 4096
@@ -196,8 +196,7 @@ class Reader:
             numbers = sparse.pax_numbers(attributes)
             if numbers is None:
                 numbers = sparse.leading_numbers(self._body_block, self._limits.header_bytes)
-            member.extents = sparse.checked(numbers, size, self._body)
-            member.size = size
+            self._set_extents(member, numbers, size)
         if b"\0" in b"".join((member.path, member.link, *(name for name, _ in member.xattrs))):
             raise UnpackError(f"a name of {member.path[:200]!r} holds a NUL byte")
 
@@ -212,8 +211,14 @@ class Reader:
         numbers = sparse.old_numbers(
             block, lambda: self._whole(512), _number, self._limits.header_bytes
         )
-        member.kind, member.size = FILE, _number(block[483:495])
-        member.extents = sparse.checked(numbers, member.size, self._body)
+        member.kind = FILE
+        self._set_extents(member, numbers, _number(block[483:495]))
+
+    def _set_extents(self, member: Member, numbers: Sequence[int], size: int) -> None:
+        if size > self._limits.size_bytes:
+            raise UnpackError(f"the sparse file {member.path[:200]!r} has {size} bytes")
+        member.extents = sparse.checked(numbers, size, self._body)
+        member.size = size
 
     def _body_block(self) -> bytes:
         self._body -= 512

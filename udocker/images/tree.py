@@ -23,6 +23,11 @@ OPEN_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 WHITEOUT = b".wh."
 """How names begin that hide others. Source: image-spec layer.md, "Whiteouts"."""
 _DESCRIPTORS = 64
+_FEW_DESCRIPTORS = 4
+_FREE_STEPS = 100_000
+_STEPS_PER_ENTRY = 32
+"""Directories looked into on the ways to all entries of an archive. Where these come as a Debian
+tree lists them that is 0.2 each, in random order 6; by links to links it could be 10,000."""
 _MAX_LINKS = 40
 """Symbolic links in one path. Source: Linux, MAXSYMLINKS."""
 _COPY_BYTES = 1 << 20
@@ -46,10 +51,16 @@ class Tree:
     moves a directory of the tree says `forget`.
     """
 
-    def __init__(self, directory: str, *, max_depth: int) -> None:
+    def __init__(
+        self, directory: str, *, max_depth: int, entries: Callable[[], int] | None = None
+    ) -> None:
+        """`entries` says how many of an archive were read so far: ways to them are bounded."""
         self.directory = directory
         """The host path of the root, for messages."""
         self._max_depth = max_depth
+        self._entries = entries
+        self._steps = 0
+        self._most = _affordable()
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         self._root = os.open(directory, flags)
         self._open: dict[bytes, int] = {}
@@ -81,20 +92,30 @@ class Tree:
             os.close(self._open.popitem()[1])
 
     def _enter(self, path: bytes) -> int:
-        if len(self._open) >= _DESCRIPTORS:
+        if len(self._open) >= self._most:
             oldest = next(iter(self._open))
             os.close(self._open.pop(oldest))
         above, name = split(path)
         if above in self._open or not above:
             return self._open_below(self._open[above] if above else self._root, name)
         descriptor = os.dup(self._root)
-        for name in path.split(b"/"):
+        names = path.split(b"/")
+        self._walked(len(names))
+        for name in names:
             try:
                 below = self._open_below(descriptor, name)
             finally:
                 os.close(descriptor)
             descriptor = below
         return descriptor
+
+    def _walked(self, steps: int) -> None:
+        """Count steps on the ways to entries. Raises UnpackError when they are too many."""
+        self._steps += steps
+        if self._entries is None or self._steps < _FREE_STEPS:
+            return
+        if self._steps > _FREE_STEPS + _STEPS_PER_ENTRY * self._entries():
+            raise UnpackError(f"after {self._steps} directories entered: links lead too long ways")
 
     def _open_below(self, descriptor: int, name: bytes) -> int:
         """Open the directory `name` of an open one, following no link. Raises OSError."""
@@ -129,6 +150,7 @@ class Tree:
             name = left.pop()
             if name in (b"", b"."):
                 continue
+            self._walked(1)
             if name == b"..":
                 here = split(here)[0]
                 continue
@@ -187,6 +209,12 @@ class Tree:
         """Remove everything below the directory `path`."""
         for name in os.listdir(self.descriptor(path)):
             self.remove(join(path, os.fsencode(name)))
+
+
+def _affordable() -> int:
+    """Return how many descriptors a tree may keep open, for two of them and all the rest."""
+    limit = os.sysconf("SC_OPEN_MAX")
+    return min(_DESCRIPTORS, max(_FEW_DESCRIPTORS, limit // 8)) if limit > 0 else _DESCRIPTORS
 
 
 def refuse_marks(path: bytes) -> None:

@@ -11,7 +11,7 @@ import stat
 from contextlib import contextmanager
 
 from udocker.errors import StoreError, UdockerError, UnpackError
-from udocker.images import override, tar, tree
+from udocker.images import bounds, override, tar, tree
 from udocker.images.layertree import ASIDE, Growing, LayerTree
 from udocker.images.tree import WHITEOUT, join, split
 
@@ -48,12 +48,14 @@ def unpack(
     `hollow`: files get their sizes and no content, to see what a tree should look like.
 
     The umask of the process is 0 meanwhile: let no other thread create files. Raises UnpackError
-    for a layer that is broken, hostile or beyond `limits`; StoreError when the disk refuses.
+    for a layer that is broken, hostile or beyond `limits`; StoreError when the disk refuses or
+    would be full.
     """
     limits = limits or tar.Limits()
-    reader = tar.Reader(chunks, limits)
+    reader = tar.Reader(bounds.while_room(chunks, directory), limits)
     try:
-        with _umask(0), tree.Tree(directory, max_depth=limits.depth) as root:
+        entries = lambda: reader.entries  # noqa: E731
+        with _umask(0), tree.Tree(directory, max_depth=limits.depth, entries=entries) as root:
             unpacker = _Unpacker(reader, root, limits, hollow=hollow)
             for member in reader:
                 unpacker.add(member)

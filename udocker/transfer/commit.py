@@ -206,7 +206,8 @@ class _Commit:
 
     def _tar(self, layer: Descriptor) -> Iterator[bytes]:
         with open(self._store.blobs.path(layer.digest), "rb", buffering=0) as file:
-            yield from decompress.chunks(iter(lambda: file.read(_PIECE_BYTES), b""))
+            pieces = iter(lambda: file.read(_PIECE_BYTES), b"")
+            yield from decompress.chunks(pieces, expansion=0)  # it was written here
 
 
 def _history(document: dict[str, Any], count: int) -> list[Any]:

@@ -10,6 +10,7 @@ from udocker import trees
 from udocker.errors import IntegrityError, UnpackError
 from udocker.images import decompress, layers
 from udocker.images.blobs import CHUNK_BYTES
+from udocker.images.bounds import EXPANSION
 from udocker.oci import Digest
 from udocker.transfer.stages import ahead
 
@@ -24,13 +25,21 @@ if TYPE_CHECKING:
 
 
 class LayerFetcher:
-    """Brings layers: `download(descriptor, offset)` yields a blob's bytes from the registry."""
+    """Brings layers: `download(descriptor, offset)` yields a blob's bytes from the registry.
+
+    None may become more than a GiB and `expansion` times as large; 0: as large as it wants.
+    """
 
     def __init__(
-        self, blobs: BlobStore, download: Callable[[Descriptor, int], Iterator[bytes]]
+        self,
+        blobs: BlobStore,
+        download: Callable[[Descriptor, int], Iterator[bytes]],
+        *,
+        expansion: int = EXPANSION,
     ) -> None:
         self._blobs = blobs
         self._download = download
+        self._expansion = expansion
 
     def blob(self, layer: Descriptor, report: Report) -> None:
         """Bring a layer into the store, without unpacking it."""
@@ -61,7 +70,7 @@ class LayerFetcher:
         compressed = self._bytes(layer, report)
         hasher = hashlib.new(diff_id.algorithm)
         try:
-            tree = _unpack_ahead(compressed, hasher, directory)
+            tree = self._unpack_ahead(compressed, hasher, directory)
         except UnpackError as error:
             _pass_over(compressed)  # wrong bytes are the likelier reason: the digest will tell
             raise UnpackError(f"layer {layer.digest}: {error.message}", hint=error.hint) from error
@@ -70,6 +79,17 @@ class LayerFetcher:
         if found != diff_id:
             raise IntegrityError(f"layer {layer.digest} unpacks to {found}, not to {diff_id}")
         return tree
+
+    def _unpack_ahead(
+        self, compressed: Iterator[bytes], hasher: hashlib._Hash, directory: str
+    ) -> LayerTree:
+        """Unpack a layer in steps side by side; none of them still works afterwards."""
+        with ExitStack() as steps:
+            received = steps.enter_context(closing(ahead(compressed)))
+            content = decompress.chunks(received, expansion=self._expansion)
+            inflated = steps.enter_context(closing(ahead(content)))
+            chunks = steps.enter_context(closing(ahead(_hashed(inflated, hasher))))
+            return layers.unpack(chunks, directory)
 
     def _bytes(self, layer: Descriptor, report: Report) -> Iterator[bytes]:
         """Yield the layer's bytes; after the last one the blob is in the store, verified."""
@@ -107,15 +127,6 @@ class LayerFetcher:
             except FileNotFoundError:  # another worker was quicker: layers may be alike
                 pass
             raise _Stale(f"blob {layer.digest} was damaged here")
-
-
-def _unpack_ahead(compressed: Iterator[bytes], hasher: hashlib._Hash, directory: str) -> LayerTree:
-    """Unpack a layer in steps side by side; none of them still works afterwards."""
-    with ExitStack() as steps:
-        received = steps.enter_context(closing(ahead(compressed)))
-        inflated = steps.enter_context(closing(ahead(decompress.chunks(received))))
-        chunks = steps.enter_context(closing(ahead(_hashed(inflated, hasher))))
-        return layers.unpack(chunks, directory)
 
 
 class _Stale(IntegrityError):

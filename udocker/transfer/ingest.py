@@ -101,7 +101,11 @@ class Ingest:
     def _bring_layers(self, resolved: Resolved, config: ImageConfig) -> None:
         """Bring all layers and make the tree, unless another process is just doing the same."""
         lock = self._store.lock(f"tree-{config.chain_id.hex}")
-        fetcher = LayerFetcher(self._store.blobs, self._download_in_worker)
+        fetcher = LayerFetcher(
+            self._store.blobs,
+            self._download_in_worker,
+            expansion=self._settings.max_expansion,
+        )
         try:
             if not lock.acquire(wait=False):
                 self._tell(f"waiting for another pull of {self._source.name}")
