@@ -82,7 +82,7 @@ def test_the_layer_has_what_was_changed_and_nothing_else(user):
 
 
 def test_the_tree_of_the_image_is_what_the_container_has(user):
-    identifier = commit(user, "changed", "mine:3").stdout.strip()
+    commit(user, "changed", "mine:3")
     user.udocker("create", "--name=again", "mine:3")
     assert user.udocker("diff", "again").stdout == ""
     archives = [user.udocker("export", name, text=False).stdout for name in ("changed", "again")]
@@ -90,7 +90,7 @@ def test_the_tree_of_the_image_is_what_the_container_has(user):
     del first[".wh.me"], first["."], second["."]
     assert first == second
     user.udocker("rm", "again")
-    user.udocker("rmi", identifier)
+    user.udocker("rmi", "mine:3")
 
 
 def test_other_tools_read_the_image(user):
