@@ -34,9 +34,9 @@ from udocker.errors import (
 from udocker.oci import Descriptor, Digest, Manifest
 from udocker.reference import Reference
 from udocker.registry.client import Client
-from udocker.registry.credentials import Credentials
 from udocker.registry.loopback import LoopbackRegistry
 from udocker.registry.patience import Patience
+from udocker.registry.secret import Credentials
 from udocker.settings import Settings
 
 QUICK = Patience(attempts=3, first_delay_s=0.01, longest_delay_s=0.02, read_timeout_s=1)

@@ -17,10 +17,10 @@ from registries import PASSWORD, USER, Reply, Server, Tls
 from udocker.errors import AccessDenied, ImageNotFound, RegistryError, UdockerError, UsageError
 from udocker.registry.auth import scope
 from udocker.registry.connection import Trust
-from udocker.registry.credentials import Credentials
 from udocker.registry.faults import Unavailable, limits_told, refusal, seconds
 from udocker.registry.patience import Pace, Patience
 from udocker.registry.route import Route, is_loopback, shown
+from udocker.registry.secret import Credentials
 from udocker.registry.transport import Request, Transport
 from udocker.values import replace
 

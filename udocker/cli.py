@@ -54,6 +54,7 @@ COMMANDS = {
     "setup": "Choose how a container runs; mend its files.",
     "mkrepo": "Make an empty store.",
     "showconf": "Show the settings in force.",
+    "search": "Look for images in a registry, or list tags.",
     "login": "Log in to a registry.",
     "logout": "Forget the credentials for a registry.",
     "install": "Bring the programs of other engines.",

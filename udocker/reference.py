@@ -88,6 +88,11 @@ def api_host(registry: str) -> str:
     return _HUB_API_HOST if registry == HUB else registry
 
 
+def registry_at(host: str) -> str:
+    """Return the registry whose API a host speaks, as users name it."""
+    return HUB if host == _HUB_API_HOST else host
+
+
 def registry_of(text: str) -> str:
     """Return the registry that a user's word means: a host, or the URL that udocker 1.3 wanted.
 

@@ -7,12 +7,12 @@ import os
 import click
 
 from udocker.errors import UsageError
-from udocker.reference import registry_of
+from udocker.reference import HUB, Reference, registry_of
 from udocker.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from udocker.settings import Settings
@@ -56,7 +56,7 @@ def applied(
     if registry:
         settings = replace(settings, registry=registry_of(registry))
     if authfile:
-        environment["REGISTRY_AUTH_FILE"] = os.path.abspath(authfile)
+        environment = with_authfile(environment, authfile)
     if cert_dir:
         if not os.path.isdir(cert_dir):
             raise UsageError(f"--cert-dir: there is no directory {cert_dir}")
@@ -66,3 +66,24 @@ def applied(
     if httpproxy:
         environment.update(http_proxy=httpproxy, https_proxy=httpproxy)
     return replace(settings, environment=environment)
+
+
+def account(text: str) -> str:
+    """Return what credentials are for: a registry, or `registry/path`; of nothing, docker.io.
+
+    Raises UsageError for what is neither.
+    """
+    name = text.partition("://")[2] or text or HUB
+    host, _, path = name.rstrip("/").partition("/")
+    if path in ("", "v1", "v2"):
+        return registry_of(name)
+    reference = Reference.parse(f"{registry_of(host)}/{path}")
+    return reference.name
+
+
+def with_authfile(environment: Mapping[str, str], path: str) -> dict[str, str]:
+    """Return an environment in which a file holds all credentials: no variables count beside it."""
+    from udocker.registry.credentials import VARIABLES
+
+    kept = {name: value for name, value in environment.items() if name not in VARIABLES}
+    return {**kept, "REGISTRY_AUTH_FILE": os.path.abspath(path)}

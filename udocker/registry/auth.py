@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from urllib.parse import urlencode
 
 from udocker import fastjson
-from udocker.errors import RegistryError
-from udocker.registry.credentials import Credentials
+from udocker.errors import AccessDenied, RegistryError
+from udocker.reference import registry_at
 from udocker.registry.faults import NoSuchMethod, denied
+from udocker.registry.secret import Credentials
 from udocker.values import dataclass
 
 DEFAULT_TOKEN_LIFE_S = 60
@@ -21,6 +22,8 @@ DEFAULT_TOKEN_LIFE_S = 60
 PULL, PUSH = "pull", "pull,push"
 """What is to be done in a repository, in the words of token servers."""
 
+_USERS = {"nvcr.io": "$oauthtoken, the password a key of ngc.nvidia.com"}
+"""What is peculiar about the users of a registry. Source: docs.nvidia.com, NGC user guide."""
 _MAX_TOKEN_CHARACTERS = 1 << 16
 _MAX_TOKEN_LIFE_S = 86400
 _MARGIN_S = 10.0
@@ -167,6 +170,19 @@ class Authorizer:
         # The token in hand, if any, has just been refused.
         self._tokens.pop(_token_key(known[0], access), None)
         return self._respond(known[0], access)
+
+    def explain(self, error: AccessDenied, access: Access) -> AccessDenied:
+        """Return the error with the way out that suits what was shown to the registry."""
+        credentials = self._find_credentials(access.repository)
+        registry = registry_at(self._host)
+        if credentials and credentials.origin:
+            error.hint = (
+                f"the credentials of {credentials.origin} did not do: udocker login {registry}; "
+                f"for what everybody may read, udocker logout {registry}"
+            )
+        elif registry in _USERS:
+            error.hint = f"udocker login {registry}; its user is literally {_USERS[registry]}"
+        return error
 
     def _respond(self, challenge: Challenge, access: Access) -> str:
         if challenge.scheme == "bearer":

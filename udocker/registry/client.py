@@ -14,7 +14,7 @@ from udocker.reference import api_host
 from udocker.registry import configuration, documents, endpoints
 from udocker.registry.blobreader import BlobReader
 from udocker.registry.connection import Trust
-from udocker.registry.credentials import Credentials, find_credentials, find_in_files
+from udocker.registry.credentials import find_credentials, find_in_files
 from udocker.registry.patience import Patience
 from udocker.registry.referrers import Referrer, referrers
 from udocker.registry.transport import Request, Transport
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from udocker.oci import Descriptor, Digest
     from udocker.reference import Reference
     from udocker.registry.endpoints import Endpoint
+    from udocker.registry.secret import Credentials
     from udocker.settings import Settings
 
     T = TypeVar("T")

@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 
 from udocker import fastjson
 from udocker.errors import AccessDenied, ImageNotFound, RegistryError
+from udocker.reference import registry_at
 from udocker.registry.route import shown
 
 RETRIED = frozenset((408, 425, 429, 499, 500, 502, 503, 504, 522))
@@ -97,7 +98,8 @@ def refusal(
 
 def denied(text: str, host: str) -> AccessDenied:
     """Return the error for a registry that wants other credentials, or any."""
-    return AccessDenied(text, hint=f"check the name, or log in: udocker login {host}")
+    hint = f"check the name, or log in: udocker login {registry_at(host)}"
+    return AccessDenied(text, hint=hint)
 
 
 def limits_told(headers: Mapping[str, str]) -> str:
@@ -124,7 +126,9 @@ def _is_number(text: str) -> bool:
 def _hint(status: int, host: str) -> str | None:
     if status != 429:
         return None
-    return f"its limit is reached: wait, or log in for a higher one: udocker login {host}"
+    return (
+        f"its limit is reached: wait, or log in for a higher one: udocker login {registry_at(host)}"
+    )
 
 
 def seconds(retry_after: str) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from udocker.errors import ImageNotFound, RegistryError
+from udocker.errors import AccessDenied, ImageNotFound, RegistryError
 from udocker.registry.auth import PULL, Access, Authorizer, parse_challenges
 from udocker.registry.connection import Connection, Trust
 from udocker.registry.faults import NoSuchMethod, Unavailable, Unreachable, refusal
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from udocker.registry.connection import Body, Response
-    from udocker.registry.credentials import Credentials
+    from udocker.registry.secret import Credentials
 
     T = TypeVar("T")
 
@@ -123,6 +123,22 @@ class Transport:
     def _answered(self, request: Request) -> Response:
         """Ask once, with credentials where the registry wants them. Raises what is not accepted."""
         access = Access(request.repository, request.subject, request.access, request.scopes)
+        try:
+            response = self._authorized(request, access)
+            if response.status in request.accepted:
+                return response
+            error = _failure(response, request.subject)
+        except AccessDenied as refused:  # by the token server
+            raise self._authorizer.explain(refused, access) from None
+        if response.status in (400, 401, 403) and not self._is_own(response.url):
+            # The signed address of a redirect has expired; the registry gives a new one.
+            raise Unavailable(error.message)
+        if isinstance(error, AccessDenied):
+            error = self._authorizer.explain(error, access)
+        raise error
+
+    def _authorized(self, request: Request, access: Access) -> Response:
+        """Return the answer after every challenge that can be met."""
         response = self._send(request, self._authorizer.header(access))
         for needed in (_wants_authorization, _wants_more_scope):
             if needed(response) and self._is_own(response.url):
@@ -131,13 +147,7 @@ class Transport:
                 if header:
                     response.drain()
                     response = self._send(request, header)
-        if response.status in request.accepted:
-            return response
-        error = _failure(response, request.subject)
-        if response.status in (400, 401, 403) and not self._is_own(response.url):
-            # The signed address of a redirect has expired; the registry gives a new one.
-            raise Unavailable(error.message)
-        raise error
+        return response
 
     def _ask_token_server(
         self, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None, subject: str

@@ -56,7 +56,9 @@ def settings_for(values: Values, settings: Settings) -> Settings:
             dict.fromkeys(("http_proxy", "https_proxy"), values.all("httpproxy")[-1])
         )
     if values.last("authfile"):
-        environment["REGISTRY_AUTH_FILE"] = _file(values.all("authfile")[-1], "--authfile")
+        from udocker.commands.reaching import with_authfile
+
+        environment = with_authfile(environment, _file(values.all("authfile")[-1], "--authfile"))
     return replace(settings, environment=environment)
 
 

@@ -1,0 +1,57 @@
+"""What is shown to a registry so that it knows its user.
+
+No secret ever stands in a repr or in an error's text.
+"""
+
+from __future__ import annotations
+
+import base64
+
+from udocker.errors import UsageError
+from udocker.reference import HUB
+from udocker.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+IDENTITY_TOKEN_USER = "<token>"
+"""The user by which docker and its helpers say that a password is an identity token."""
+_HUB_SERVER = "https://index.docker.io/v1/"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A user name and password, or an identity token that is worth bearer tokens."""
+
+    username: str
+    password: str = ""
+    identity_token: str = ""
+    """OAuth2 refresh token; where there is one, the password is not used."""
+    registry_token: str = ""
+    """Bearer token that is used as it is; no token server is asked."""
+    origin: str = ""
+    """The file, helper or variable that they were found in."""
+
+    @property
+    def basic(self) -> str:
+        """The value of an `Authorization` header. Source: RFC 7617."""
+        pair = f"{self.username}:{self.password}".encode()
+        return "Basic " + base64.b64encode(pair).decode("ascii")
+
+    def __repr__(self) -> str:
+        return f"Credentials(username={self.username!r})"
+
+
+def checked(username: Any, password: Any, identity_token: Any, origin: str) -> Credentials:
+    """Return the credentials that were read from `origin`. Raises UsageError."""
+    if not all(isinstance(value, str) for value in (username, password, identity_token)):
+        raise UsageError(f"the credentials for {origin} are not text")
+    if username == IDENTITY_TOKEN_USER:
+        return Credentials("", "", password, origin=origin)
+    return Credentials(username, password, identity_token, origin=origin)
+
+
+def server_of(registry: str) -> str:
+    """Return the key under which docker and its helpers keep what is for a registry."""
+    return _HUB_SERVER if registry == HUB else registry
