@@ -39,6 +39,7 @@ COMMANDS = {
     "rmi": "Remove images.",
     "tag": "Give an image another name.",
     "prune": "Remove what nothing needs any more.",
+    "import": "Make an image of a tar archive of files.",
     "load": "Load images from an archive.",
     "save": "Save images as an archive.",
     "clone": "Copy a container.",

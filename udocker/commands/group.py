@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import keyword
 from importlib import import_module
 
 import click
@@ -35,7 +36,7 @@ class LazyGroup(click.Group):
         """Return the command of that name."""
         if name not in self.known:
             return None
-        module = import_module(f"udocker.commands.{name}")
+        module = import_module(f"udocker.commands.{name}{'_' * keyword.iskeyword(name)}")
         if hasattr(module, "main"):
             own = getattr(module, "OPTIONS", None)
             groups = runoptions.GROUPS if own is None else (("Options", own),)

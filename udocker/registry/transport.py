@@ -18,6 +18,7 @@ from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import TypeVar
 
     from udocker.registry.connection import Body, Response
@@ -257,23 +258,39 @@ def get(
     url: str, environment: Mapping[str, str], limit_bytes: int, *, insecure: bool = False
 ) -> bytes:
     """Return the file at a web address, whole. Raises RegistryError; ImageNotFound for a 404."""
+    transport, request = _of_file(url, environment, insecure=insecure)
+    return transport.fetch(request, limit_bytes).body
+
+
+def stream(url: str, environment: Mapping[str, str], *, insecure: bool = False) -> Iterator[bytes]:
+    """Yield the file at a web address as it comes.
+
+    Raises RegistryError, also where it breaks off; ImageNotFound for a 404.
+    """
+    transport, request = _of_file(url, environment, insecure=insecure)
+    with transport.open(request) as response:
+        yield from response.chunks()
+
+
+def _of_file(
+    url: str, environment: Mapping[str, str], *, insecure: bool
+) -> tuple[Transport, Request]:
+    """Return what fetches the file at a web address, and the request for it."""
     parts = split(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise RegistryError(f"{url[:100]!r} is not the address of a file on the web")
     base = f"{parts.scheme}://{parts.netloc}"
-    patience = Patience(attempts=3)
     host = parts.netloc.rpartition("@")[2]
     trust = Trust(insecure=insecure)
+    patience = Patience(attempts=3)
     transport = Transport(
         host, environment, lambda _: None, trust=trust, patience=patience, base=base
     )
-    path = url[len(base) :] or "/"
-    request = Request("GET", path, "", shown(url))
-    return transport.fetch(request, limit_bytes).body
+    return transport, Request("GET", url[len(base) :] or "/", "", shown(url))
 
 
 def _failure(response: Response, subject: str) -> RegistryError | ImageNotFound:
-    host = split(response.url).netloc
+    host = split(response.url).netloc.rpartition("@")[2]
     return refusal(subject, host, response.status, response.drain(), response.headers)
 
 
