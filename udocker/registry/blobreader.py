@@ -26,24 +26,34 @@ class BlobReader:
     """One blob on its way: where it got to, and whether the server can go on from there."""
 
     def __init__(
-        self, transport: Transport, ref: Reference, descriptor: Descriptor, offset: int
+        self,
+        transport: Transport,
+        ref: Reference,
+        descriptor: Descriptor,
+        offset: int,
+        end: int | None = None,
     ) -> None:
+        """Without `end` the blob is read to its own end."""
         self._transport = transport
         self._ref = ref
         self._descriptor = descriptor
         self._position = offset
+        self._end = descriptor.size_bytes if end is None else end
+        self._is_part = end is not None
         self._ranges = True
         self._subject = f"blob {descriptor.digest} of {ref.name}"
 
     def chunks(self) -> Iterator[bytes]:
         """Yield what is left of the blob. Raises RegistryError, IntegrityError."""
         failures = 0
-        while self._position < self._descriptor.size_bytes:
+        while self._position < self._end:
             start = self._position
             try:
                 yield from self._one_connection()
             except Unavailable as error:
                 progress = self._position - start
+                if self._is_part and not progress:
+                    raise  # whoever asks for parts can do without them, and ask less often
                 failures = 1 if progress >= MIN_PROGRESS_BYTES else failures + 1
                 if failures >= self._transport.patience.attempts:
                     raise
@@ -59,13 +69,13 @@ class BlobReader:
                 if wanted:
                     self._advance(len(wanted))
                     yield wanted
-        size = self._descriptor.size_bytes
-        if self._position < size:
-            raise Unavailable(f"{self._subject}: ends after {self._position} of {size} bytes")
+        if self._position < self._end:
+            ends = f"ends after {self._position} of {self._end} bytes"
+            raise Unavailable(f"{self._subject}: {ends}")
 
     def _advance(self, count: int) -> None:
         self._position += count
-        if self._position > self._descriptor.size_bytes:
+        if self._position > self._end:
             raise self._too_long()
 
     def _too_long(self) -> IntegrityError:
@@ -74,13 +84,14 @@ class BlobReader:
 
     def _open(self) -> Response:
         path = f"/v2/{self._ref.repository}/blobs/{self._descriptor.digest}"
-        resumed = self._ranges and self._position
+        resumed = self._is_part or (self._ranges and self._position)
+        last = str(self._end - 1) if self._is_part else ""
         request = Request(
             "GET",
             path,
             self._ref.repository,
             self._subject,
-            headers=(("Range", f"bytes={self._position}-"),) if resumed else (),
+            headers=(("Range", f"bytes={self._position}-{last}"),) if resumed else (),
             accepted=(200, 206, 416) if resumed else (200,),
         )
         try:
@@ -99,6 +110,8 @@ class BlobReader:
     def _prefix_bytes(self, response: Response) -> int:
         """Return how many bytes of an answer come before the position."""
         size, length = self._descriptor.size_bytes, response.length_bytes
+        if self._is_part and response.status != 206:
+            raise RegistryError(f"{self._subject}: the registry sends no parts of it")
         if response.status == 200:
             if length is not None and length > size:
                 raise self._too_long()
@@ -111,5 +124,5 @@ class BlobReader:
 
     def _good_ranges(self) -> tuple[str, ...]:
         size = self._descriptor.size_bytes
-        span = f"bytes {self._position}-{size - 1}"
+        span = f"bytes {self._position}-{self._end - 1}"
         return f"{span}/{size}", f"{span}/*"

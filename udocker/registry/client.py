@@ -126,6 +126,15 @@ class Client:
         reader = BlobReader(self._transport_to(home), home.reference, descriptor, offset)
         yield from reader.chunks()
 
+    def part(self, ref: Reference, descriptor: Descriptor, start: int, end: int) -> Iterator[bytes]:
+        """Yield a blob's bytes from `start` up to `end`, from the place that is asked first.
+
+        Raises RegistryError also where there are no ranges. Several threads may do so at a time.
+        """
+        place = self._places(ref)[0]
+        transport = self._transport_to(place)
+        return BlobReader(transport, place.reference, descriptor, start, end).chunks()
+
     def tags(self, ref: Reference) -> list[str]:
         """Return the tags of a repository in the order of the registry itself."""
         return documents.tags(*self.at_home(ref))

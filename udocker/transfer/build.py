@@ -24,6 +24,11 @@ MAX_JOBS = 6
 _RECORD_BYTES = 1 << 30
 
 
+def jobs(settings: Settings) -> int:
+    """Return how many layers come at the same time."""
+    return settings.jobs or min(max(2, len(os.sched_getaffinity(0))), MAX_JOBS)
+
+
 class TreeBuilder:
     """Makes the trees of images; what a killed one leaves, a later one sweeps."""
 
@@ -71,10 +76,9 @@ class TreeBuilder:
 def side_by_side(settings: Settings, wanted: Sequence[Descriptor], work: workers.Work) -> None:
     """Do `work` with the number of every layer in a few processes, and show how far it is."""
     largest_first = sorted(range(len(wanted)), key=lambda number: -wanted[number].size_bytes)
-    jobs = settings.jobs or min(max(2, len(os.sched_getaffinity(0))), MAX_JOBS)
     progress = console.progress(quiet=settings.quiet)
     try:
-        workers.run(len(wanted), jobs, work, largest_first, progress)
+        workers.run(len(wanted), jobs(settings), work, largest_first, progress)
     finally:
         progress.close()
 

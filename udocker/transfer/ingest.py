@@ -5,8 +5,9 @@ from __future__ import annotations
 from udocker import console, disk
 from udocker.errors import IntegrityError, InvalidDocument
 from udocker.oci import MAX_DOCUMENT_BYTES, Digest, ImageConfig
-from udocker.transfer.build import TreeBuilder
+from udocker.transfer.build import TreeBuilder, jobs
 from udocker.transfer.fetch import LayerFetcher
+from udocker.transfer.ranges import connections, download
 from udocker.transfer.resolve import Resolved, resolve
 from udocker.transfer.source import content
 from udocker.values import replace
@@ -45,6 +46,8 @@ class Ingest:
         self._platform = platform
         self._admission = admission
         self._strict = strict
+        self._connections = 1
+        """Over how many each layer may come."""
 
     def run(self, reference: Reference) -> Image:
         """Bring the image, verify it, make its tree and let `reference` name it.
@@ -87,7 +90,7 @@ class Ingest:
 
     def _download_in_worker(self, blob: Descriptor, offset: int) -> Iterator[bytes]:
         self._source.reopen()  # a process that was forked must not use its parent's connections
-        return content(self._source, blob, offset)
+        return download(self._source, blob, offset, self._connections)
 
     def _check_platform(self, config: ImageConfig) -> None:
         """Say when a program cannot run here as it is; refuse when a platform was asked for."""
@@ -110,6 +113,11 @@ class Ingest:
             if not lock.acquire(wait=False):
                 self._tell(f"waiting for another pull of {self._source.name}")
                 lock.acquire()
+            missing = [
+                layer for layer in resolved.manifest.layers if not self._store.blobs.has(layer)
+            ]
+            sizes = [layer.size_bytes for layer in missing]
+            self._connections = connections(sizes, jobs(self._settings))
             builder = TreeBuilder(self._settings, self._store, fetcher)
             left_out = builder.make(resolved.manifest.layers, config)
         finally:

@@ -106,6 +106,10 @@ class RegistrySource:
         """Fetch a blob, over as many connections as it takes."""
         return self.client.blob(self.reference, descriptor, offset)
 
+    def part(self, descriptor: Descriptor, start: int, end: int) -> Iterator[bytes]:
+        """Fetch the bytes of a blob from `start` up to `end`; several threads may at a time."""
+        return self.client.part(self.reference, descriptor, start, end)
+
     def reopen(self) -> None:
         """Use new connections from here on."""
         self.client.reopen()
