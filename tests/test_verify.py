@@ -225,7 +225,7 @@ def test_what_the_registry_does_not_have_any_more_stays_and_is_told(case):
     done = case.verify("--repair")
     assert done.returncode == 1
     assert "came as" in done.stdout
-    assert case.name in case.user.udocker("images").stdout
+    assert case.name in case.user.udocker("images", "--format", "{{.Repository}}:{{.Tag}}").stdout
     case.proxy.faults.clear()
     assert case.verify("--repair").returncode == 0
     case.good()
@@ -233,22 +233,23 @@ def test_what_the_registry_does_not_have_any_more_stays_and_is_told(case):
 
 def test_an_image_that_is_wrong_in_itself_is_not_repaired_nor_dropped(case):
     document = json.loads(case.layout.read(case.entry))
-    with open(case.index) as index:
-        entries = json.load(index)
+    (name,) = os.scandir(f"{case.user.udocker_dir}/names")
+    with open(name.path) as file:
+        entry = json.load(file)
     document["layers"].reverse()
     data = json.dumps(document).encode()
     path = f"{case.user.udocker_dir}/images/blobs/sha256/{digest(data)[7:]}"
     with open(path, "wb") as blob:
         blob.write(data)
-    entries["manifests"][0].update(digest=digest(data), size=len(data))
-    with open(case.index, "w") as index:
-        json.dump(entries, index)
+    entry.update(digest=digest(data), size=len(data))
+    with open(name.path, "w") as file:
+        json.dump(entry, file)
     done = case.verify("--repair")
     assert done.returncode == 1
     assert "unpacks to" in done.stdout
     assert "not repaired" in done.stdout
     assert "nothing was thrown away" in done.stderr
-    assert case.name in case.user.udocker("images").stdout
+    assert case.name in case.user.udocker("images", "--format", "{{.Repository}}:{{.Tag}}").stdout
 
 
 def test_a_list_of_images_that_is_broken_in_part_loses_only_that(case):
@@ -288,8 +289,18 @@ def test_a_list_of_images_that_is_none_is_set_aside(case, text):
     os.unlink(f"{case.user.udocker_dir}/images/oci-layout")
     case.faulty("index.json", words=["--quiet"])
     assert case.verify("--repair").returncode == 0
+    case.good()
+    assert json.loads(read(case.index))["manifests"][0]["digest"] == case.entry["digest"]
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "{}"])
+def test_a_name_that_is_none_is_told_and_thrown_away(case, text):
+    (name,) = os.scandir(f"{case.user.udocker_dir}/names")
+    with open(name.path, "w") as file:
+        file.write(text)
+    assert f"{name.path} is broken" in case.verify("--quiet").stdout
+    assert case.verify("--repair").returncode == 0
     assert case.user.udocker("images", "-q").stdout == ""
-    assert case.verify().returncode == 0
     case.user.udocker("pull", "-q", case.name)
     case.good()
 

@@ -32,8 +32,17 @@ def store_error(error: OSError, path: str) -> StoreError:
 def make_directory(path: str, mode: int = 0o700) -> str:
     """Make the directory `path`, private to the user unless `mode` says other things, with its
     parents; return it."""
+    missing, place = [], path
+    while place and not os.path.isdir(place):
+        missing.append(place)
+        place = os.path.dirname(place)
     try:
-        os.makedirs(path, mode, exist_ok=True)
+        for directory in reversed(missing):  # os.makedirs gives parents the mode of the umask
+            try:
+                os.mkdir(directory, mode)
+            except FileExistsError:  # made just now by another process, or it is a file
+                if not os.path.isdir(directory):
+                    raise
     except OSError as error:
         raise store_error(error, path) from error
     return path

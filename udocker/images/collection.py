@@ -11,7 +11,6 @@ import os
 from udocker import disk, fastjson, trees
 from udocker.errors import InvalidDocument, StoreError
 from udocker.images.leases import discard
-from udocker.images.names import BrokenIndex
 from udocker.oci import MAX_DOCUMENT_BYTES, Descriptor, Digest
 from udocker.values import dataclass
 
@@ -104,12 +103,12 @@ class _Needed:
             for key, value in image.manifest.annotations:
                 if key.endswith(".digest"):
                     self._blobs.add(value.rpartition(":")[2])
-        try:
-            for member in store.names.foreign():
-                entry = Descriptor.from_json(member)
-                self._follow(entry, f"{entry.digest} of another tool")
-        except BrokenIndex as error:
-            self.why_all = error.message
+        foreign, is_good = store.names.foreign()
+        if not is_good:
+            self.why_all = f"{store.names.index} is broken"
+        for member in foreign:
+            entry = Descriptor.from_json(member)
+            self._follow(entry, f"{entry.digest} of another tool")
 
     def has(self, hex_digits: str, *, is_blob: bool) -> bool:
         """Tell whether the blob or tree is needed."""

@@ -20,10 +20,15 @@ _VERSION = "1.0.0"
 
 
 def faults(store: ImageStore) -> list[str]:
-    """Return what is wrong with `oci-layout` and `index.json`, a sentence each.
+    """Return what is wrong with the names, `oci-layout` and `index.json`, a sentence each.
 
-    A store without any image has neither.
+    A store without any image has none of them.
     """
+    found = [f"names: {path} is broken" for path in store.names.broken()]
+    return found + _index_faults(store)
+
+
+def _index_faults(store: ImageStore) -> list[str]:
     data = disk.read(f"{store.layout}/index.json", _INDEX_BYTES)
     if data is None:
         return []
@@ -47,7 +52,8 @@ def faults(store: ImageStore) -> list[str]:
 def mend(store: ImageStore) -> str | None:
     """Leave out the entries that are none; return where the list as it was is kept.
 
-    None: nothing had to be left out. A list of which nothing can be read becomes an empty one.
+    None: nothing had to be left out. The images of the names are in the list in any case; a name
+    that is broken is gone.
     """
     path = f"{store.layout}/index.json"
     if _layout_faults(store):
@@ -57,12 +63,15 @@ def mend(store: ImageStore) -> str | None:
         data = disk.read(path, _INDEX_BYTES)
         entries = _entries(data) if data is not None else []
         good = [] if isinstance(entries, str) else _good(entries)
-        if entries == good:
-            return None
-        kept = f"{path}.broken"
-        disk.write_whole(kept, data or b"", drafts=store.partial)
-        text = fastjson.dumps({"schemaVersion": 2, "manifests": good})
-        disk.write_whole(path, text.encode(), drafts=store.partial)
+        kept = None
+        if entries != good:
+            kept = f"{path}.broken"
+            disk.write_whole(kept, data or b"", drafts=store.partial)
+            text = fastjson.dumps({"schemaVersion": 2, "manifests": good})
+            disk.write_whole(path, text.encode(), drafts=store.partial)
+        for broken in store.names.broken():
+            store.throw_away(broken)
+        store.names.write_index()
         return kept
 
 

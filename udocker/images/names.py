@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from udocker import disk, fastjson
-from udocker.errors import InvalidDocument, StoreError
+from udocker.errors import InvalidDocument
 from udocker.oci import REF_NAME, Descriptor
 
 TYPE_CHECKING = False
@@ -75,32 +75,31 @@ class NameStore:
         aside = None
         for _ in range(_ROUNDS):
             files = self._files()
-            try:
-                foreign = self.foreign()
-            except BrokenIndex:
+            foreign, is_good = self.foreign()
+            if not is_good:
                 aside = f"{self.index}.broken"
                 os.replace(self.index, aside)
-                foreign = []
-            members = [*_members(files.values()), *foreign]
-            members.sort(key=lambda member: str(member.get("annotations", {}).get(REF_NAME)))
-            index = {"schemaVersion": 2, "manifests": members}
+            own = sorted(_members(files.values()), key=_ref_name)
+            index = {"schemaVersion": 2, "manifests": [*foreign, *own]}
             disk.write_whole(self.index, _dumped(index), drafts=self._drafts)
             if self._files() == files:
                 break
         return aside
 
-    def foreign(self) -> list[dict[str, Any]]:
-        """Return the entries that other tools put into the index. Raises StoreError."""
+    def foreign(self) -> tuple[list[dict[str, Any]], bool]:
+        """Return the entries that other tools put into the index; and whether all of it is good.
+
+        Raises StoreError when it cannot be read.
+        """
         data = disk.read(self.index, _INDEX_BYTES)
         if data is None:
-            return []
+            return [], True
         try:
             members = fastjson.loads(data)["manifests"]
-            for member in members:
-                Descriptor.from_json(member)
-        except (ValueError, KeyError, TypeError, InvalidDocument) as error:
-            raise BrokenIndex(f"{self.index} is broken: {error!r}") from error
-        return [member for member in members if _is_foreign(member)]
+            good = [member for member in members if _is_entry(member)]
+        except (ValueError, KeyError, TypeError):
+            return [], False
+        return [member for member in good if _is_foreign(member)], len(good) == len(members)
 
     def _files(self) -> dict[str, bytes]:
         """Return the content of every entry by the name of its file."""
@@ -130,8 +129,17 @@ class NameStore:
         return f"{self.directory}/{file}"
 
 
-class BrokenIndex(StoreError):
-    """The index was read and is none."""
+def _is_entry(member: Any) -> bool:
+    try:
+        Descriptor.from_json(member)
+    except InvalidDocument:
+        return False
+    return True
+
+
+def _ref_name(member: Any) -> str:
+    marks = member.get("annotations") if isinstance(member, dict) else None
+    return str(marks.get(REF_NAME)) if isinstance(marks, dict) else ""
 
 
 def _is_foreign(member: dict[str, Any]) -> bool:

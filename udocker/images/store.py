@@ -36,6 +36,8 @@ CREATED = "org.opencontainers.image.created"
 """Annotation: when the image was made, as its config says."""
 SIZE = "org.udocker.size"
 """Annotation: what blobs and tree took on the disk when the image was added, in bytes."""
+PUBLIC = "public"
+"""A file of that name says that the store is for others to read, too."""
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _REPLACED = "replaced"
 
@@ -251,11 +253,8 @@ class ImageStore:
 
     @property
     def is_public(self) -> bool:
-        """Tell whether other users may read the store: its directory says so."""
-        try:
-            return os.stat(self.directory).st_mode & 0o005 == 0o005
-        except OSError:
-            return False
+        """Tell whether other users shall be able to read what is in the store."""
+        return os.path.exists(f"{self.directory}/{PUBLIC}")
 
     def new_stage(self) -> str:
         """Make a directory in which a tree can be prepared; `publish_tree` gives it its name."""
