@@ -136,6 +136,7 @@ class Stores:
                 ephemeral=request.remove,
             )
         image = self.image_for(name, request.pull, request.platform)
+        self._tell_platform(image)
         return self.containers.plan(
             image,
             self.images.read_manifest(image).config.digest,
@@ -143,6 +144,20 @@ class Stores:
             command=tuple(command),
             ephemeral=request.remove,
         )
+
+    def _tell_platform(self, image: Image) -> None:
+        """Say that the image's programs need an emulator that is not there, if so."""
+        has, here = image.manifest.platform, Platform.of_machine(os.uname().machine)
+        if has is None or here.runs(has) or self.settings.quiet:
+            return
+        from udocker.host import emulation
+        from udocker.host.probe import Host
+
+        obstacle = emulation.obstacle(Host(), has.architecture)
+        if has.os != here.os:
+            obstacle = f"its programs are not for {here.os}"
+        if obstacle:
+            console.warn(f"{image.name} is an image for {has}, this machine is {here}: {obstacle}")
 
     def config_of(self, container: Container) -> ImageConfig:
         """Return the config of the image that `container` was made from; of none, an empty one."""

@@ -115,7 +115,7 @@ def _tags(name: str) -> list[str]:
         raise UsageError(error.message, hint=error.hint) from error
     if reference.digest:
         raise UsageError(f"{name}: docker's archives know tags, not digests")
-    return [reference.familiar]
+    return [str(reference)]
 
 
 def _json(value: object) -> bytes:

@@ -1,0 +1,71 @@
+"""Whether the kernel has an emulator for programs of another processor."""
+
+import os
+
+import pytest
+
+from udocker.host import emulation
+from udocker.host.probe import Host
+
+ARM64 = "7f454c460201010000000000000000000200b700"
+MASK = "ffffffffffffff00fffffffffffffffffeffffff"
+S390X = "7f454c4602020100000000000000000000020016"
+BIG_MASK = "ffffffffffffff00fffffffffffffffffffeffff"
+
+
+@pytest.fixture
+def host(tmp_path):
+    directory = f"{tmp_path}{emulation.DIRECTORY}"
+    os.makedirs(directory)
+    register(tmp_path, "status", "enabled\n")
+    register(tmp_path, "register", "")
+    return tmp_path
+
+
+def register(root, name, text):
+    with open(f"{root}{emulation.DIRECTORY}/{name}", "w") as file:
+        file.write(text)
+
+
+def handler(magic=ARM64, mask=MASK, flags="F", state="enabled"):
+    return (
+        f"{state}\ninterpreter /usr/libexec/qemu\nflags: {flags}\noffset 0\n"
+        f"magic {magic}\nmask {mask}\n"
+    )
+
+
+def test_an_emulator_that_the_kernel_opens_itself_is_no_obstacle(host):
+    register(host, "qemu-aarch64", handler(flags="OCF"))
+    register(host, "qemu-s390x", handler(S390X, BIG_MASK))
+    assert emulation.obstacle(Host(str(host)), "arm64") is None
+    assert emulation.obstacle(Host(str(host)), "s390x") is None
+    assert "no emulator for riscv64" in emulation.obstacle(Host(str(host)), "riscv64")
+    assert "no emulator for arm is" in emulation.obstacle(Host(str(host)), "arm")
+
+
+def test_without_the_flag_f_the_image_has_to_have_the_emulator(host):
+    register(host, "any-name", handler(flags="OC"))
+    assert "without the flag F" in emulation.obstacle(Host(str(host)), "arm64")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        handler(state="disabled"),
+        handler(magic="7f454c46", mask="ffffffff"),
+        handler(magic="zz"),
+        handler(mask="ff"),
+        "enabled\nextension .py\n",
+        "",
+    ],
+)
+def test_other_handlers_are_not_for_a_processor(host, text):
+    register(host, "other", text)
+    assert "no emulator for arm64" in emulation.obstacle(Host(str(host)), "arm64")
+
+
+def test_where_nothing_is_registered_nothing_is_emulated(host, tmp_path):
+    register(host, "status", "disabled\n")
+    register(host, "qemu-aarch64", handler())
+    assert "no emulator" in emulation.obstacle(Host(str(host)), "arm64")
+    assert "no emulator" in emulation.obstacle(Host(f"{tmp_path}/nothing"), "arm64")
