@@ -37,6 +37,8 @@ class Settings:
     """Stores of others, searched after the user's own and only read (`UDOCKER_SITE_STORES`)."""
     insecure: bool = False
     """Speak http, and https without checking certificates, to every registry."""
+    foreign_layers: bool = False
+    """Layers that a registry need not keep are fetched from wherever the image says."""
     jobs: int = 0
     """Layers pulled at the same time; 0: as many as there are processors, 2 to 6."""
     max_expansion: int = 250
@@ -57,6 +59,7 @@ _KEYS = {
     "mirrors": str,
     "cert_dir": str,
     "insecure": bool,
+    "foreign_layers": bool,
     "jobs": int,
     "max_expansion": int,
     "engine": str,
@@ -71,6 +74,7 @@ _VARIABLES = {
     "mirrors": "UDOCKER_MIRROR",
     "cert_dir": "UDOCKER_CERT_DIR",
     "insecure": "UDOCKER_INSECURE",
+    "foreign_layers": "UDOCKER_FOREIGN_LAYERS",
     "jobs": "UDOCKER_JOBS",
     "max_expansion": "UDOCKER_MAX_EXPANSION",
     "engine": "UDOCKER_DEFAULT_EXECUTION_MODE",

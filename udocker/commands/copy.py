@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--src-authfile", metavar="FILE", help="As --authfile, for SOURCE.")
 @click.option("--dest-authfile", metavar="FILE", help="... for DESTINATION.")
 @click.option("--signature-policy", metavar="FILE", help="Which images may be copied.")
+@click.option("--allow-foreign", is_flag=True, help="Layers from where the image says.")
 @click.option("--preserve-digests", is_flag=True, help="Accepted: nothing is ever changed.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest and nothing else.")
 @digestfile_option
@@ -48,6 +49,7 @@ def command(
     everything: bool,
     platform: str | None,
     signature_policy: str | None,
+    allow_foreign: bool,
     preserve_digests: bool,
     quiet: bool,
     digestfile: str | None,
@@ -65,6 +67,7 @@ def command(
         raise UsageError("--all and --platform contradict each other")
     settings = replace(settings, quiet=settings.quiet or quiet)
     settings = replace(settings, policy=signature_policy or settings.policy)
+    settings = replace(settings, foreign_layers=settings.foreign_layers or allow_foreign)
     reading = reaching.applied(settings, **_of_end(how, "src", "dest"))
     writing = reaching.applied(settings, **_of_end(how, "dest", "src"))
     start, end = Location.parse(source), Location.parse(destination)

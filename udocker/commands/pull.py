@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--registry", metavar="HOST", help="Where a name without a host is looked up.")
 @click.option("--index", hidden=True)
 @click.option("--signature-policy", metavar="FILE", help="Which images may come in.")
+@click.option("--allow-foreign", is_flag=True, help="Layers from where the image says.")
 @reaching.options
 @click.argument("reference")
 @click.pass_obj
@@ -33,11 +34,13 @@ def command(
     registry: str | None,
     index: str | None,
     signature_policy: str | None,
+    allow_foreign: bool,
     **how: Any,
 ) -> None:
     """Pull an image from a registry, verify it and unpack it, ready to run."""
     settings = replace(settings, quiet=settings.quiet or quiet)
     settings = replace(settings, policy=signature_policy or settings.policy)
+    settings = replace(settings, foreign_layers=settings.foreign_layers or allow_foreign)
     settings = reaching.applied(settings, registry=registry or index, **how)
     image = Stores(settings).pull(reference, platform)
     console.put(str(image.manifest.digest) if settings.quiet else f"{image.name} {image.short_id}")

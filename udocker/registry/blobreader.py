@@ -6,7 +6,8 @@ Source: distribution-spec 1.1, "Pulling blobs"; RFC 9110, section 14.
 from __future__ import annotations
 
 from udocker.errors import ImageNotFound, IntegrityError, RegistryError
-from udocker.registry.faults import Unavailable
+from udocker.registry.faults import BlobMissing, Unavailable, printable
+from udocker.registry.route import shown
 from udocker.registry.transport import Request
 
 TYPE_CHECKING = False
@@ -32,16 +33,27 @@ class BlobReader:
         descriptor: Descriptor,
         offset: int,
         end: int | None = None,
+        *,
+        url: str = "",
     ) -> None:
-        """Without `end` the blob is read to its own end."""
+        """Without `end` the blob is read to its own end.
+
+        `url` is where it lies if that is not the registry; the transport leads there.
+        """
         self._transport = transport
-        self._ref = ref
+        self._path = url or f"/v2/{ref.repository}/blobs/{descriptor.digest}"
+        self._repository = "" if url else ref.repository
         self._descriptor = descriptor
         self._position = offset
         self._end = descriptor.size_bytes if end is None else end
         self._is_part = end is not None
         self._ranges = True
         self._subject = f"blob {descriptor.digest} of {ref.name}"
+
+    @property
+    def position(self) -> int:
+        """How far it got."""
+        return self._position
 
     def chunks(self) -> Iterator[bytes]:
         """Yield what is left of the blob. Raises RegistryError, IntegrityError."""
@@ -83,13 +95,12 @@ class BlobReader:
         return IntegrityError(f"{self._subject}: the registry sends more than its {size} bytes")
 
     def _open(self) -> Response:
-        path = f"/v2/{self._ref.repository}/blobs/{self._descriptor.digest}"
         resumed = self._is_part or (self._ranges and self._position)
         last = str(self._end - 1) if self._is_part else ""
         request = Request(
             "GET",
-            path,
-            self._ref.repository,
+            self._path,
+            self._repository,
             self._subject,
             headers=(("Range", f"bytes={self._position}-{last}"),) if resumed else (),
             accepted=(200, 206, 416) if resumed else (200,),
@@ -99,12 +110,13 @@ class BlobReader:
         except ImageNotFound as error:
             raise self._missing(error) from error
 
-    def _missing(self, error: ImageNotFound) -> RegistryError:
-        if not self._descriptor.urls:
-            return RegistryError(error.message, hint="the image is not complete in its registry")
-        return RegistryError(
-            f"{self._subject}: a foreign layer, which the registry does not keep",
-            hint="foreign layers (of Windows, mostly) are not fetched from other servers",
+    def _missing(self, error: ImageNotFound) -> BlobMissing:
+        if not self._repository or not self._descriptor.urls:
+            return BlobMissing(error.message, hint="the image is not complete in its registry")
+        hosts = ", ".join(map(_told, self._descriptor.urls[:3]))
+        return BlobMissing(
+            f"{self._subject}: a foreign layer, which the registry does not keep ({hosts} may)",
+            hint="udocker pull --allow-foreign (or UDOCKER_FOREIGN_LAYERS=1) fetches it from there",
         )
 
     def _prefix_bytes(self, response: Response) -> int:
@@ -126,3 +138,10 @@ class BlobReader:
         size = self._descriptor.size_bytes
         span = f"bytes {self._position}-{self._end - 1}"
         return f"{span}/{size}", f"{span}/*"
+
+
+def _told(url: str) -> str:
+    try:
+        return printable(shown(url))
+    except RegistryError:
+        return "what is no address"

@@ -11,10 +11,11 @@ from udocker import console
 from udocker.errors import ImageNotFound, IntegrityError, InvalidDocument, RegistryError
 from udocker.oci import MAX_DOCUMENT_BYTES
 from udocker.reference import api_host
-from udocker.registry import configuration, documents, endpoints
+from udocker.registry import configuration, documents, endpoints, foreign
 from udocker.registry.blobreader import BlobReader
 from udocker.registry.connection import Trust
 from udocker.registry.credentials import find_credentials, find_in_files
+from udocker.registry.faults import BlobMissing
 from udocker.registry.patience import Patience
 from udocker.registry.referrers import Referrer, referrers
 from udocker.registry.transport import Request, Transport
@@ -124,7 +125,13 @@ class Client:
             except _FAILURES as error:
                 self._give_up(place, error)
         reader = BlobReader(self._transport_to(home), home.reference, descriptor, offset)
-        yield from reader.chunks()
+        try:
+            yield from reader.chunks()
+        except BlobMissing:
+            if not (descriptor.is_foreign and self._settings.foreign_layers):
+                raise
+            position = reader.position
+            yield from foreign.chunks(ref, descriptor, position, self._settings, self._patience)
 
     def part(self, ref: Reference, descriptor: Descriptor, start: int, end: int) -> Iterator[bytes]:
         """Yield a blob's bytes from `start` up to `end`, from the place that is asked first.

@@ -111,7 +111,7 @@ def _media_type(headers: Mapping[str, str], body: bytes, ref: Reference, *, pinn
     if sent in oci.DOCKER_SCHEMA1 or own in oci.DOCKER_SCHEMA1 or version == 1:
         raise InvalidDocument(
             f"{ref}: an image of Docker's schema 1 of before 2017, which is not read any more",
-            hint="pull it with an old docker, push it again",
+            hint=f"skopeo copy --format=oci docker://{ref} oci-archive:FILE; udocker load -i FILE",
         )
     if own and sent in _KNOWN_TYPES and own != sent and not pinned:
         raise InvalidDocument(f"{ref}: came as {sent}, but says that it is {own[:100]!r}")

@@ -48,6 +48,10 @@ class NoSuchMethod(RegistryError):
     """The server has nothing at this address for this method (404, 405, 501)."""
 
 
+class BlobMissing(RegistryError):
+    """The registry does not have a blob that a manifest of it names."""
+
+
 def no_answer(url: str, cause: BaseException) -> RegistryError:
     """Return the error for a request that nobody answered, because of `cause`."""
     text = f"{shown(url)}: no answer: {reason(cause)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from itertools import chain
 
 from udocker import disk, fastjson
 from udocker.errors import InvalidReference, UsageError
@@ -36,6 +37,7 @@ class ArchiveTarget:
         self._path = path
         self._name = name
         self._tags = _tags(name) if docker else None
+        self.wants_foreign = docker
         self._draft = f"{path}.{disk.owner()}"
         self._lock = threading.Lock()
         try:
@@ -68,10 +70,10 @@ class ArchiveTarget:
 
     def blob(self, blob: Descriptor, read: Read, begin: Begin) -> str:
         """Add a blob; one at a time, for a tar has one end."""
-        if blob.is_foreign and self._tags is None:
-            return "foreign, not copied"
+        chunks = read(0)
+        first = next(chunks, b"")  # before anything of it is written: it may be missing
         with self._lock:
-            self._out.file(_member(blob.digest), read(0), blob.size_bytes)
+            self._out.file(_member(blob.digest), chain((first,), chunks), blob.size_bytes)
         return "copied"
 
     def document(self, descriptor: Descriptor, data: bytes) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from udocker import console
 from udocker.errors import ImageNotFound, IntegrityError, InvalidDocument
 from udocker.oci import INDEX_TYPES, Descriptor, Digest, Index, Manifest, Platform
+from udocker.registry.faults import BlobMissing
 from udocker.transfer import threads
 from udocker.transfer.resolve import MAX_NESTING, document, narrow
 from udocker.transfer.source import content
@@ -131,7 +132,13 @@ class _Carrier:
             lambda count: self._progress.advance(part, count),
             self._source.name,
         )
-        self._progress.finish(part, self._target.blob(blob, read, begin))
+        try:
+            note = self._target.blob(blob, read, begin)
+        except BlobMissing:
+            if not blob.is_foreign or self._target.wants_foreign:
+                raise
+            note = "foreign, left where it is"
+        self._progress.finish(part, note)
 
 
 class Verified:

@@ -22,6 +22,8 @@ _INDEX_BYTES = 64 << 20
 class LayoutTarget:
     """A layout, made where there is none. An image of the same name in it gives way."""
 
+    wants_foreign = False
+
     def __init__(self, directory: str, name: str) -> None:
         """`name` is what its index will call the image; empty: it gets none.
 
@@ -38,8 +40,6 @@ class LayoutTarget:
 
     def blob(self, blob: Descriptor, read: Read, begin: Begin) -> str:
         """Have a blob; the reader makes sure that its bytes are right."""
-        if blob.is_foreign:
-            return "foreign, not copied"
         path = self._path(blob.digest)
         try:
             if os.stat(path).st_size == blob.size_bytes:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
         def name(self) -> str:
             """What it is called in messages."""
 
+        @property
+        def wants_foreign(self) -> bool:
+            """Whether nothing can be made of an image without its foreign layers."""
+
         def blob(self, blob: Descriptor, read: Read, begin: Begin) -> str:
             """Have the blob afterwards; return in a word how it came.
 
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
 
 class RegistryTarget:
     """A name in a registry. `origins` tells where else in that registry a blob lies."""
+
+    wants_foreign = False
 
     def __init__(
         self,
