@@ -115,7 +115,7 @@ def test_wrong_bytes_in_one_part_are_found_and_nothing_is_kept(proxy, tmp_path):
         return flip(asked, reply) if last and int(first) < len(DATA) // 2 < int(last) else reply
 
     proxy.add("/blobs/", in_the_middle, times=1000)
-    store = BlobStore(str(tmp_path / "layout"), str(tmp_path / "partial"))
+    store = BlobStore(str(tmp_path / "store"), str(tmp_path / "partial"))
     fetcher = LayerFetcher(store, lambda blob, offset: download(source, blob, offset, 3, SLOW))
     with pytest.raises(IntegrityError, match=str(blob.digest)):
         fetcher.blob(blob, Silent())
