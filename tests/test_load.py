@@ -1,9 +1,13 @@
 """Images of archives into the store: every layout, every way to hand it over, and hostile ones."""
 
 import gzip
+import hashlib
 import json
 import os
+import random
+import signal
 import subprocess
+import time
 
 import pytest
 from archives import (
@@ -24,7 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from images import COMPRESSIONS
 from registries import Layout, digest, needs
-from tarballs import entry, header
+from tarballs import archive, entry, file, header
 
 from udocker.errors import InvalidDocument, UdockerError, UsageError
 from udocker.images.archivefiles import Indexed, Spooled
@@ -344,7 +348,7 @@ def test_an_archive_that_is_cut_off_anywhere_is_refused(tmp_path, layout, compre
 ORDERS = st.permutations(list(docker_files(Image(), OTHER)))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(order=ORDERS, stream=st.booleans())
 def test_the_order_of_members_does_not_matter(tmp_path_factory, order, stream):
     files = docker_files(Image(), OTHER)
@@ -369,7 +373,7 @@ MEMBERS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(MEMBERS, st.integers(0, 2000), st.booleans())
 def test_whatever_an_archive_holds_only_our_errors_come(tmp_path_factory, members, cut, stream):
     data = b"".join(packed(dict([member]))[:-1024] for member in members)
@@ -380,6 +384,80 @@ def test_whatever_an_archive_holds_only_our_errors_come(tmp_path_factory, member
     except UdockerError:
         pass
     assert load.store.images() == ()
+
+
+TEXTS = st.sampled_from(["", "x", "manifest.json", "\ud800", "\0", "../..", "img:1", "1" * 64])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+WHOLE = {layout: LAYOUTS[layout](Image()) for layout in LAYOUTS}
+
+
+def changed(data, choose, value):
+    """Return a JSON document of which one part, of its `choose`th, is another value."""
+    places, document = [], json.loads(data)
+
+    def visit(node):
+        for key in node if isinstance(node, dict) else range(len(node)):
+            places.append((node, key))
+            if isinstance(node[key], (dict, list)):
+                visit(node[key])
+
+    visit(document)
+    node, key = places[choose % len(places)]
+    node[key] = value
+    return json.dumps(document).encode()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(list(LAYOUTS)), st.integers(0, 60), st.integers(0, 60), VALUES)
+def test_whatever_the_documents_say_only_our_errors_come(
+    tmp_path_factory, layout, document, place, value
+):
+    files = dict(WHOLE[layout])
+    documents = [name for name, data in files.items() if data.startswith((b"{", b"["))]
+    name = documents[document % len(documents)]
+    files[name] = changed(files[name], place, value)
+    load = Loader(tmp_path_factory.mktemp("any"))
+    try:
+        load(packed(files))
+    except UdockerError:
+        return
+    for image in load.store.images():
+        assert load.store.is_whole(image)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(list(LAYOUTS)), st.integers(0), st.integers(1, 255), st.booleans())
+def test_whichever_byte_is_wrong_only_our_errors_come(
+    tmp_path_factory, layout, place, flip, stream
+):
+    data = bytearray(packed(WHOLE[layout]))
+    if stream:
+        data = bytearray(gzip.compress(data, 1))
+    data[place % len(data)] ^= flip
+    load = Loader(tmp_path_factory.mktemp("any"))
+    try:
+        load(bytes(data))
+    except UdockerError:
+        return
+    for image in load.store.images():
+        assert load.store.is_whole(image)
+
+
+def test_what_cannot_be_read_is_said(unprivileged):
+    directory = f"{unprivileged.home}/layout"
+    layout = Layout(directory)
+    for path, data in layout_files(Image()).items():
+        layout._write(path, data)
+    os.chmod(f"{directory}/index.json", 0)
+    if os.access(f"{directory}/index.json", os.R_OK):
+        unprivileged.own(directory)
+    done = unprivileged.udocker("load", "-i", directory, check=False)
+    assert (done.returncode, "Permission denied" in done.stderr) == (1, True)
+    assert done.stderr.startswith("udocker: ")
 
 
 def test_a_stream_is_kept_file_by_file(tmp_path):
@@ -425,3 +503,60 @@ def test_skopeos_archives_load_and_run(unprivileged, busybox_image):
         assert done.stdout == f"Loaded image: test/{kind}:1\n"
         done = unprivileged.udocker("run", f"test/{kind}:1", "cat", "/etc/greeting")
         assert done.stdout == "hello\n"
+
+
+NOISE = random.Random(1).randbytes(3 << 20)
+LARGE = Image([BASE, archive(file("large", NOISE)), archive(file("other", NOISE[::-1]))])
+
+
+@pytest.mark.parametrize("compress", [bytes, lambda data: gzip.compress(data, 1)])
+def test_a_load_that_is_killed_at_any_moment_leaves_a_store_that_works(unprivileged, compress):
+    path = f"{unprivileged.home}/x.tar"
+    with open(path, "wb") as out:
+        out.write(compress(packed(docker_files(LARGE))))
+    command = [unprivileged.python, "-m", "udocker", "load", "-q", "-i", path]
+    for after_ms in random.Random(2).sample(range(60, 400), 8):
+        load = unprivileged.popen(command, stdout=subprocess.DEVNULL)
+        time.sleep(after_ms / 1000)
+        load.send_signal(signal.SIGKILL)
+        load.wait(20)
+    unprivileged.udocker("load", "-i", path)
+    tree = unprivileged.udocker("inspect", "-p", "img:1").stdout.strip()
+    with open(f"{tree}/large", "rb") as content:
+        assert content.read() == NOISE
+    assert os.listdir(f"{unprivileged.udocker_dir}/partial") == []
+    blobs = f"{unprivileged.udocker_dir}/images/blobs/sha256"
+    for name in os.listdir(blobs):
+        with open(f"{blobs}/{name}", "rb") as blob:
+            assert hashlib.sha256(blob.read()).hexdigest() == name
+
+
+@pytest.mark.parametrize("compress", [bytes, lambda data: gzip.compress(data, 1)])
+def test_a_full_disk_is_said_and_with_more_room_the_same_load_works(unprivileged, compress):
+    path, small = f"{unprivileged.home}/x.tar", f"{unprivileged.home}/small"
+    with open(path, "wb") as out:
+        out.write(compress(packed(docker_files(LARGE))))
+    os.mkdir(small)
+    unprivileged.own(small)
+    load = f"{unprivileged.python} -m udocker load -q -i {path}"
+    script = f"""
+        mount -t tmpfs -o size=40m t {small}; head -c 36m /dev/zero > {small}/ballast
+        {load}; echo $?; ls {small}/store/partial
+        rm {small}/ballast; {load}; ls {small}/store/partial"""
+    inside = ["unshare", "-Urm", "sh", "-c", script]
+    done = unprivileged.run(inside, env={"UDOCKER_DIR": f"{small}/store"})
+    assert done.stdout == "1\nLoaded image: img:1\n"
+    assert "No space left on device" in done.stderr
+    assert "UDOCKER_DIR" in done.stderr
+
+
+def test_loads_at_once_do_not_hurt_each_other(unprivileged):
+    path = f"{unprivileged.home}/x.tar"
+    with open(path, "wb") as out:
+        out.write(packed(docker_files(LARGE)))
+    load = [unprivileged.python, "-m", "udocker", "load", "-q"]
+    loads = [unprivileged.popen([*load, "-i", path, f"n{n}"], stdout=-1) for n in range(3)]
+    assert [each.communicate(timeout=60)[0] for each in loads] == [
+        b"Loaded image: n%d:1\n" % n for n in range(3)
+    ]
+    assert os.listdir(f"{unprivileged.udocker_dir}/partial") == []

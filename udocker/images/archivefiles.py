@@ -13,7 +13,7 @@ import stat
 from contextlib import contextmanager
 
 from udocker import disk
-from udocker.errors import InvalidDocument, UnpackError
+from udocker.errors import InvalidDocument, UdockerError, UnpackError
 from udocker.images import decompress, tar
 from udocker.oci import MAX_DOCUMENT_BYTES, Digest
 from udocker.values import dataclass
@@ -59,14 +59,17 @@ class Part:
 
     def chunks(self, offset: int = 0) -> Iterator[bytes]:
         """Yield the bytes from `offset` on, fewer where the file has become shorter."""
-        with open(self.path, "rb", buffering=0) as file:
-            position, end = self.offset + offset, self.offset + self.size_bytes
-            while position < end:
-                chunk = os.pread(file.fileno(), min(_PIECE_BYTES, end - position), position)
-                if not chunk:
-                    return
-                position += len(chunk)
-                yield chunk
+        position, end = self.offset + offset, self.offset + self.size_bytes
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                while position < end:
+                    chunk = os.pread(file.fileno(), min(_PIECE_BYTES, end - position), position)
+                    if not chunk:
+                        return
+                    position += len(chunk)
+                    yield chunk
+        except OSError as error:
+            raise UdockerError(f"{self.path}: {error.strerror}") from error
 
 
 def read(files: Files, path: str) -> bytes | None:
@@ -88,12 +91,12 @@ class Directory:
     def find(self, path: str) -> Part | None:
         """Return the regular file of that name."""
         words = path.split("/")
-        if ".." in words or "\0" in path:
+        if ".." in words:
             return None
         full = os.path.join(self.name, *filter(None, words))
         try:
             found = os.stat(full)
-        except OSError:
+        except (OSError, ValueError):  # not there, or no name that a file can have
             return None
         return Part(full, 0, found.st_size) if stat.S_ISREG(found.st_mode) else None
 
@@ -200,7 +203,10 @@ class _Table:
         return member.kind == tar.FILE and _clean(member.path) in self._files
 
     def find(self, path: str) -> tuple[int, int] | None:
-        name = self._resolve(os.fsencode(path))
+        try:
+            name = self._resolve(os.fsencode(path))
+        except UnicodeEncodeError:  # half a character, which JSON can hold
+            return None
         return None if name is None else self._files.get(name)
 
     def _resolve(self, path: bytes) -> bytes | None:
