@@ -3,6 +3,9 @@
 import os
 
 import pytest
+from images import add_image
+from registries import Layout
+from tarballs import archive, file
 
 from udocker.host import emulation
 from udocker.host.probe import Host
@@ -69,3 +72,13 @@ def test_where_nothing_is_registered_nothing_is_emulated(host, tmp_path):
     register(host, "qemu-aarch64", handler())
     assert "no emulator" in emulation.obstacle(Host(str(host)), "arm64")
     assert "no emulator" in emulation.obstacle(Host(f"{tmp_path}/nothing"), "arm64")
+
+
+def test_who_makes_a_container_for_another_processor_is_told_what_is_missing(unprivileged):
+    layout = Layout(f"{unprivileged.home}/layout")
+    add_image(layout, "x:1", [archive(file("name", b""))], architecture="s390x")
+    unprivileged.udocker("copy", "--platform=s390x", f"oci:{layout.directory}:x:1", "udocker:x:1")
+    told = unprivileged.udocker("create", "x:1").stderr
+    expected = emulation.obstacle(Host(), "s390x")
+    assert (expected in told) if expected else (told == "")
+    assert unprivileged.udocker("-q", "create", "x:1").stderr == ""

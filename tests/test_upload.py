@@ -85,6 +85,13 @@ def test_a_cut_upload_goes_on_where_it_broke_off(server):
     assert begun == [0, 3_000_000, 4_500_000]
 
 
+def test_a_registry_that_says_little_of_an_upload_is_believed_what_it_takes(server, monkeypatch):
+    monkeypatch.setattr(upload, "PIECE_BYTES", 2 << 20)
+    server.vague, server.cuts = True, [0, 0]
+    send(repository(server), LARGE)
+    assert server.blobs["org/app", digest(LARGE)] == LARGE
+
+
 def test_an_upload_that_the_registry_forgets_begins_anew(server):
     server.cuts, server.forgetful = [3_000_000], 1
     begun = []

@@ -23,8 +23,9 @@ class UploadServer(Server):
     """`blobs` by (repository, digest), `manifests` by (repository, name).
 
     `cuts`: after so many bytes of each next PATCH the connection breaks; what came is kept.
-    `largest`: a larger body is refused with 413. `least`: smaller pieces are refused, if they are
-    not the last. `whole`: Locations are whole addresses, with a query of their own.
+    `largest`: a larger body is refused with 413. `least`: so large have pieces to be, it says.
+    `vague`: what an upload has is told to who asks for that only. `whole`: Locations are whole
+    addresses, with a query of their own.
     """
 
     def __init__(self, *, largest=None, least=0, whole=False):
@@ -34,6 +35,7 @@ class UploadServer(Server):
         self.largest, self.least, self.whole = largest, least, whole
         self.forgetful = 0
         """So many uploads are forgotten when their state is asked for."""
+        self.vague = False
         self.lost_answers = 0
         """So many blobs get their name without an answer."""
 
@@ -106,6 +108,8 @@ class UploadServer(Server):
             place = f"{self.url}{place}?state=a%20b"
         headers = {"Location": place, "OCI-Chunk-Min-Length": str(self.least)}
         headers["Range"] = f"0-{max(0, len(self.uploads[name]) - 1)}"
+        if self.vague and status == 202:
+            headers["Range"] = "0-0"
         return Reply(status, headers)
 
     def _manifest(self, asked, repository, name):

@@ -49,7 +49,7 @@ class Repository:
     def has(self, blob: Descriptor) -> bool:
         """Tell whether the blob is there already."""
         path = f"/v2/{self.ref.repository}/blobs/{blob.digest}"
-        answer = self.ask("HEAD", path, f"blob {blob.digest}", (200, 404))
+        answer = self.ask("HEAD", path, f"blob {blob.digest}", (200, 404, 405, 501))
         return answer.status == 200
 
     def mount(self, blob: Descriptor, origins: Sequence[str]) -> bool:
@@ -241,10 +241,10 @@ class _Upload:
             if answer.status in (404, 416):
                 raise _forgotten(self._subject)
             self._place = self._transport.address(answer)
-            arrived = _arrived(answer, self._offset + size)
-            if arrived <= self._offset:
-                raise Unavailable(f"{self._subject}: the registry takes nothing of what is sent")
-            self._offset = arrived
+            sent = self._offset + size
+            arrived = _arrived(answer)
+            # Some registries say 0-0 whatever came, or count from the request's own beginning.
+            self._offset = arrived if self._offset < arrived < sent else sent
 
     def _patch(self, size: int) -> Answer:
         headers = [_OCTETS]
@@ -284,7 +284,7 @@ class _Upload:
             return
         if answer.headers.get("Location"):
             self._place = self._transport.address(answer)
-        self._offset = _arrived(answer, 0)
+        self._offset = _arrived(answer)
         if self._offset > self._blob.size_bytes:
             self._place, self._offset = "", 0
 
@@ -293,8 +293,8 @@ def _forgotten(subject: str) -> Unavailable:
     return Unavailable(f"{subject}: the registry knows nothing of the upload any more")
 
 
-def _arrived(answer: Answer, otherwise: int) -> int:
-    """Return how many bytes an upload has by its `Range: 0-LAST`.
+def _arrived(answer: Answer) -> int:
+    """Return how many bytes an upload has by its `Range: 0-LAST`, 0 where that is not said.
 
     Of an empty one docker's registry says 0-0, as it does of one byte, which then comes twice:
     the digest would tell.
@@ -302,9 +302,8 @@ def _arrived(answer: Answer, otherwise: int) -> int:
     text = answer.headers.get("Range", "").strip()
     first, dash, last = text.rpartition("=")[2].partition("-")
     if not dash or first != "0" or not last.isdecimal() or len(last) > 18:
-        return otherwise
-    arrived = int(last) + 1 if int(last) else 0
-    return min(arrived, otherwise) if otherwise else arrived
+        return 0
+    return int(last) + 1 if int(last) else 0
 
 
 class _Part:
