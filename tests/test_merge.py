@@ -295,6 +295,31 @@ def test_only_an_entry_changes_the_attributes_of_a_directory(case, tmp_path):
     assert mtime is None or found.st_mtime == mtime
 
 
+TOUCHED = {
+    "a new file": [file("d/s/n")],
+    "a whiteout": [file("d/s/.wh.f")],
+    "an opaque mark": [file("d/s/.wh..wh..opq")],
+    "a hard link": [hard_link("d/s/h", "d/s/f")],
+    "a file through a link": [file("l/n")],
+    "what was set aside": [file("d/s/n/x"), file("d/s/n")],
+}
+
+
+@pytest.mark.parametrize("case", TOUCHED)
+def test_directory_without_an_entry_keeps_its_time(case, tmp_path):
+    lower = [folder("d", mtime=1), folder("d/s", mtime=2), file("d/s/f"), symlink("l", "d/s")]
+    rootfs = merged(tmp_path, archive(folder("./", mtime=3), *lower), archive(*TOUCHED[case]))
+    found = [os.stat(f"{rootfs}/{name}").st_mtime for name in (".", "d", "d/s")]
+    assert found == [3, 1, 2]
+
+
+def test_directory_in_the_place_of_a_hidden_one_has_its_own_time(tmp_path):
+    lower = [folder("d", mtime=1), folder("d/s", mtime=2), file("d/s/f")]
+    upper = [file("d/s/.wh.f"), file(".wh.d"), folder("d", mtime=5), folder("d/s", mtime=6)]
+    rootfs = merged(tmp_path, archive(*lower), archive(*upper))
+    assert [os.stat(f"{rootfs}/{name}").st_mtime for name in ("d", "d/s")] == [5, 6]
+
+
 def test_root_has_the_attributes_of_its_last_entry(tmp_path):
     first, second = archive(folder("./", mode=0o511, mtime=4), file("f")), archive(file("g"))
     found = os.stat(merged(tmp_path, first, second))

@@ -60,6 +60,8 @@ class _Merge:
         self._target = target
         self._layer = layer
         self._attributes: list[tuple[bytes, os.stat_result, Attributes]] = []
+        self._times: dict[bytes, os.stat_result] = {}
+        """Times of the directories below that get or lose something and have no entry."""
 
     def run(self) -> None:
         """Make links to what is below, hide what is hidden, then move everything."""
@@ -68,6 +70,8 @@ class _Merge:
         self._hide()
         for stratum in self._layer.strata:
             self._move(stratum)
+        for place, status in self._times.items():
+            self._set_times(place, status)
         for place, status, attributes in reversed(self._attributes):
             self._set_attributes(place, status, attributes)
 
@@ -95,13 +99,16 @@ class _Merge:
             hidden.append(join(places.find(directory), name))
         for path in opaque:
             if self._target.is_directory(path):
+                self._keep_times(path)
                 self._target.empty(path)
         for path in hidden:
             if self._target.mode(path) is not None:
+                self._keep_times(split(path)[0])
                 self._target.remove(path)
 
     def _move(self, stratum: Stratum) -> None:
         implicit, replacing = frozenset(stratum.implicit), frozenset(stratum.replacing)
+        self._keep_times(b"")
         if b"" not in implicit:
             self._remember(stratum.directory, b"")
         work = [(b"", b"")]
@@ -121,6 +128,7 @@ class _Merge:
                 if existing is None:
                     self._replace(moving, below_place, is_directory=is_directory)
                     continue
+                self._keep_times(existing)
                 if below not in implicit:
                     self._remember(moving, existing)
                 work.append((below, existing))
@@ -170,6 +178,19 @@ class _Merge:
             src_dir_fd=self._source.descriptor(directory),
             dst_dir_fd=self._target.descriptor(new_directory),
         )
+
+    def _keep_times(self, place: bytes) -> None:
+        """Give the directory `place` its times again when everything has moved."""
+        if place not in self._times:
+            self._times[place] = os.fstat(self._target.descriptor(place))
+
+    def _set_times(self, place: bytes, status: os.stat_result) -> None:
+        try:
+            descriptor = self._target.descriptor(place)
+        except _GONE:
+            return
+        if os.fstat(descriptor).st_ino == status.st_ino:  # not another one in its place
+            os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     def _remember(self, path: bytes, place: bytes) -> None:
         descriptor = self._source.descriptor(path)

@@ -250,7 +250,9 @@ class _Unpacker:
 
     def _describe_root(self, member: tar.Member) -> None:
         if member.kind != tar.DIRECTORY:
-            raise UnpackError("the layer has a root that is not a directory")
+            # containerd passes over it as well.
+            self._skip("entry in the place of the root")
+            return
         self._directory(member, self._tree.descriptor(b""), b".", b"")
 
     def _symlink(self, member: tar.Member, parent: int, name: bytes, path: bytes) -> None:

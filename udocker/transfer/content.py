@@ -95,7 +95,7 @@ def tar_chunks(blobs: BlobStore, layer: Descriptor, diff_id: Digest) -> Iterator
     """Yield the tar stream of a layer. Raises StoreError, at the end, if it is another one."""
     hasher = hashlib.new(diff_id.algorithm)
     try:
-        for chunk in decompress.chunks(blob_chunks(blobs, layer)):
+        for chunk in decompress.chunks(blob_chunks(blobs, layer), expansion=0):
             hasher.update(chunk)
             yield chunk
     except UnpackError as error:

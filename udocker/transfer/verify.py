@@ -148,7 +148,7 @@ class _Check:
         compressed = _hashed(_chunks(path, report), outer)
         tree = failure = None
         try:
-            inflated = _hashed(decompress.chunks(compressed), inner)
+            inflated = _hashed(decompress.chunks(compressed, expansion=0), inner)
             tree = layers.unpack(inflated, directory, hollow=not self._deep)
         except UnpackError as error:  # wrong bytes are the likelier reason
             failure = error
