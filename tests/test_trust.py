@@ -6,14 +6,21 @@ import os
 import subprocess
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import given
+from hypothesis import strategies as st
 from images import HERE, add_image, add_index
-from registries import DockerRegistry, Layout, Proxy, needs
-from signing import (
-    Repository,
-    Signer,
-    payload,
-)
+from registries import KIND, DockerRegistry, Layout, Proxy, Reply, needs
+from signing import KINDS, SIGNATURE, Repository, Signer, index, payload
 from tarballs import archive, file, folder
+
+from udocker.errors import TrustError
+from udocker.images.store import ImageStore
+from udocker.reference import Reference
+from udocker.settings import load
+from udocker.transfer.signatures import find_signature
+from udocker.trust import keys, statements
 
 BASE = archive(folder("etc"), file("etc/name", b"base\n"))
 
@@ -175,6 +182,15 @@ def test_a_signature_of_another_image_does_not_count(case):
     case.refused("1 of another image")
 
 
+def judged(case):
+    """Return why the image has no signature by the case's key."""
+    settings = load({"directory": f"{case.user.home}/elsewhere"}, case.user.environment())
+    trusted = [keys.load_file(case.key)]
+    with pytest.raises(TrustError) as caught:
+        find_signature(settings, ImageStore("/no/such"), trusted, Reference.parse(case.name))
+    return caught.value.message
+
+
 def bad_signatures(case):
     good, text = case.signer.simple(case.digest, case.full)
     return {
@@ -195,8 +211,8 @@ def test_what_is_no_good_signature_is_refused_with_the_reason(case):
     case.policy(case.signed())
     for signature, reason in bad_signatures(case).values():
         case.repository.sign(case.digest, signature)
-        done = case.pull(check=False)
-        assert (done.returncode, reason in done.stderr) == (1, True), done.stderr
+        assert reason in judged(case)
+    case.refused("is too large")
     signatures = [signature for signature, _ in bad_signatures(case).values()]
     good = case.signer.simple(case.digest, case.full)
     case.repository.sign(case.digest, *signatures, good)
@@ -316,3 +332,174 @@ def test_policies_are_for_archives_and_layouts_too(case):
     assert [loads(file) for file in files] == [True, False, False]
     allow(**{"oci-archive": {f"{home}/img.tar.oci:img:1": accept}})
     assert [loads(file) for file in files] == [False, True, False]
+
+
+# verify --key
+
+
+def verify(case, *words, **options):
+    done = case.user.udocker("verify", *words, check=False, **options)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_that_is_here_or_not_is_verified_with_a_key(case, kind):
+    signer = Signer(kind)
+    key = signer.save(f"{case.user.home}/{kind}.pub")
+    assert verify(case, "--key", key, case.name).returncode == 1
+    case.sign(signer=signer)
+    done = verify(case, "--key", key, case.name)
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"{case.name}: signed with {key} as {case.full}\n",
+    )
+    assert case.user.udocker("images", "-q").stdout == ""
+    case.pull()
+    pinned = f"{case.full}@{case.digest}"
+    for name in (case.name, pinned):
+        done = verify(case, "-q", "--key", key, name)
+        assert done.returncode == 0, done.stdout
+    wrong = verify(case, "--key", case.key, case.name)
+    assert wrong.returncode == 1
+    assert "1 by no such key" in wrong.stdout
+    assert verify(case, "--key", case.key, "--key", key, case.name).returncode == 0
+
+
+def test_a_signature_that_was_good_needs_no_network_the_next_time(unprivileged, layout, tmp_path):
+    with DockerRegistry(tmp_path / "registry") as registry:
+        case = Case(unprivileged, registry, layout, "team/img")
+        case.policy(case.signed())
+        case.sign()
+        case.pull()
+    assert verify(case, "--key", case.key, case.name).returncode == 0
+    case.user.udocker("pull", f"{case.full}@{case.digest}")
+    other = Signer().save(f"{case.user.home}/other.pub")
+    assert verify(case, "--key", other, case.name).returncode == 1
+    (kept,) = os.listdir(f"{case.user.udocker_dir}/signatures")
+    path = f"{case.user.udocker_dir}/signatures/{kept}"
+    for damage in ("[]", "{", '[{"payload": "e30=", "signature": "AAAA"}]'):
+        with open(path, "w") as out:
+            out.write(damage)
+        assert verify(case, "--key", case.key, case.name).returncode == 1
+    case.user.udocker("rmi", case.name)
+    assert os.listdir(f"{case.user.udocker_dir}/signatures") == []
+
+
+def referring(case, *entries):
+    """Return a proxy whose registry knows the API of referrers, and answers with these entries."""
+    proxy = Proxy(case.registry.host)
+    answer = json.dumps(index(entries)).encode()
+    headers = {"Content-Type": f"{KIND}.index.v1+json"}
+    proxy.add("/referrers/", lambda *_: Reply(200, headers, answer), times=100)
+    return proxy
+
+
+def test_bundles_and_signatures_are_found_through_referrers(case):
+    bundle = case.repository.refer(case.digest, case.signer.bundle(case.digest))
+    simple = case.signer.simple(case.digest, case.full)
+    document = case.repository.signatures(simple, artifactType=SIGNATURE)
+    manifest = {**case.repository.put(None, document), "artifactType": SIGNATURE}
+    for entry in (bundle, manifest):
+        with referring(case, entry) as proxy:
+            name = case.name.replace(case.registry.host, proxy.host)
+            assert verify(case, "--key", case.key, name).returncode == 0
+    case.repository.list_referrers(case.digest, bundle)
+    done = verify(case, "--key", case.key, case.name)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_bundle_names_nobody_and_meets_no_policy(case):
+    entry = case.repository.refer(case.digest, case.signer.bundle(case.digest))
+    case.repository.list_referrers(case.digest, entry)
+    case.policy(case.signed())
+    case.refused("for another name (none)")
+
+
+def bad_bundles(case):
+    good = json.loads(case.signer.bundle(case.digest))
+    envelope = good["dsseEnvelope"]
+    signature = envelope["signatures"][0]
+    certificate = {"certificate": {"rawBytes": "AAAA"}}
+    foreign = json.loads(Signer().bundle(case.digest))
+    return {
+        "key": (foreign, "by no such key"),
+        "keyless": ({**foreign, "verificationMaterial": certificate}, "with a certificate"),
+        "image": (json.loads(case.signer.bundle("sha256:" + "1" * 64)), "of another image"),
+        "attestation": (
+            json.loads(case.signer.bundle(case.digest, predicate="https://slsa.dev/provenance/v1")),
+            "an attestation",
+        ),
+        "file": ({**good, "messageSignature": {}}, "signs a file"),
+        "type": ({**good, "dsseEnvelope": {**envelope, "payloadType": "text"}}, "holds 'text'"),
+        "two": (
+            {**good, "dsseEnvelope": {**envelope, "signatures": [signature] * 2}},
+            "2 signatures",
+        ),
+        "kind": ({**good, "mediaType": "application/json"}, "is no bundle"),
+        "list": ([], "not an object"),
+    }
+
+
+def test_what_is_no_good_bundle_is_refused_with_the_reason(case):
+    bundles = bad_bundles(case)
+    entries = [
+        case.repository.refer(case.digest, json.dumps(bundle).encode())
+        for bundle, _ in bundles.values()
+    ]
+    for entry, (_, reason) in zip(entries, bundles.values()):
+        case.repository.list_referrers(case.digest, entry)
+        assert reason in judged(case)
+    annotated = {"dev.sigstore.bundle.predicateType": "https://slsa.dev/provenance/v1"}
+    good = case.repository.refer(case.digest, case.signer.bundle(case.digest))
+    case.repository.list_referrers(case.digest, {**good, "annotations": annotated})
+    assert "is not signed" in judged(case)
+    case.repository.list_referrers(case.digest, *entries, good)
+    assert verify(case, "--key", case.key, case.name).returncode == 0
+
+
+def test_bundles_may_hash_with_what_suits_the_curve(case):
+    signer = Signer("p384")
+    key = signer.save(f"{case.user.home}/p384.pub")
+    made = signer.bundle(case.digest, scheme=hashes.SHA384())
+    case.repository.list_referrers(case.digest, case.repository.refer(case.digest, made))
+    assert verify(case, "--key", key, case.name).returncode == 0
+
+
+def test_keys_that_are_none_are_said_before_anything_is_asked(case):
+    with open(f"{case.user.home}/two.pub", "wb") as out:
+        out.write(Signer().pem * 2)
+    keys = {
+        "/no/such.pub": "No such file",
+        "awskms:///alias/x": "keys of awskms are not asked for",
+        f"{case.user.home}/two.pub": "more than one key",
+        "/etc/passwd": "not a public key in PEM",
+    }
+    for key, reason in keys.items():
+        done = verify(case, "--key", key, case.name)
+        assert (done.returncode, reason in done.stderr) == (1, True), done.stderr
+    assert verify(case, "--key", case.key).returncode == 2
+
+
+def test_weak_private_and_unknown_keys_are_refused():
+    made = {
+        "RSA of 1024 bits": Signer(key=rsa.generate_private_key(65537, 1024)),
+        "not ECDSA on P-256": Signer(key=ec.generate_private_key(ec.SECP256K1())),
+    }
+    for reason, signer in made.items():
+        with pytest.raises(TrustError, match=reason):
+            keys.load(signer.pem, "k")
+    for text in ("ENCRYPTED SIGSTORE PRIVATE KEY", "CERTIFICATE"):
+        reason = "certificate" if text == "CERTIFICATE" else "private key"
+        with pytest.raises(TrustError, match=reason):
+            keys.load(f"-----BEGIN {text}-----\nAAAA\n-----END {text}-----\n".encode(), "k")
+
+
+@given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
+def test_no_bytes_pass_for_a_key_or_for_a_signature(data):
+    with pytest.raises(TrustError):
+        keys.load(data, "k")
+    with pytest.raises(statements.Unreadable):
+        statements.bundle(data)
+    with pytest.raises(statements.Unreadable):
+        statements.simple(data, "AAAA", keyless=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from udocker.errors import TrustError
+from udocker.errors import StoreError, TrustError
 from udocker.trust import keys
 from udocker.trust import policy as policies
 from udocker.trust.attached import Attached
@@ -44,17 +44,23 @@ class Evidence:
     ) -> tuple[Signature, PublicKey]:
         """Return a signature by one of `keys` for a name that `accepts` takes, and its key.
 
-        It is kept for the next time. Raises TrustError when there is none.
+        It is kept for the next time, beside the image. Raises TrustError when there is none.
         """
         verdict = Verdict(keys, tuple(map(str, self.digests)))
         local = Verdict(keys, tuple(map(str, self.digests)))
         found = local.first(self._here(), accepts) or verdict.first(self._there(), accepts)
         if found is None:
             raise (verdict if self._attached else local).refusal(name, self.problems)
-        for digest in self.digests:
-            if str(digest) in found[0].digests:
-                self._kept.keep(digest, found[0])
+        self._keep(found[0])
         return found
+
+    def _keep(self, signature: Signature) -> None:
+        for digest in self.digests:
+            if str(digest) in signature.digests:
+                try:
+                    self._kept.keep(digest, signature)
+                except StoreError:  # it is good all the same, and can be fetched again
+                    return
 
     def _here(self) -> Iterator[Signature]:
         for digest in self.digests:
