@@ -205,7 +205,11 @@ class Stores:
     def collect(self) -> Freed:
         """Throw away content that neither images nor containers need."""
         from udocker.images.collection import collect
+        from udocker.trust.kept import KeptSignatures
 
+        images = self.images.images()
+        digests = [digest for image in images for digest in self.images.digests(image)]
+        KeptSignatures(self.settings.directory).forget_all_but(digests)
         return collect(self.images, self.kept)
 
     def protect(self, name: str, *, wanted: bool) -> None:

@@ -89,15 +89,17 @@ class _Verification:
     def _check_listing(self) -> None:
         from udocker.images import listing
 
-        found = listing.faults(self._stores.images)
+        store = self._stores.images
+        broken = listing.broken_names(store)
+        found = [f"{path} is broken: {why}" for path, why in broken.items()]
+        found += listing.layout_faults(store)
         for fault in found:
             console.put(fault)
-        if found and not self._wants_repair:
-            self._failed = True
+        if found and self._wants_repair:
+            for done in listing.mend(store):
+                console.put(done)
         elif found:
-            kept = listing.mend(self._stores.images)
-            dropped = f"; what was left out of it stands in {kept}: pull it again" if kept else ""
-            console.put(f"index.json: mended{dropped}")
+            self._failed = True
 
     def _named(self, name: str) -> None:
         try:

@@ -12,7 +12,7 @@ import os
 
 from udocker import disk, fastjson
 from udocker.errors import InvalidDocument
-from udocker.oci import REF_NAME, Descriptor
+from udocker.oci import REF_NAME, Descriptor, Digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 OWN_NAME = "org.udocker.name"
 """Annotation: the name again; an entry whose other name differs was copied by another tool."""
+CHAIN_ID = "org.udocker.chain-id"
+"""Annotation: which tree the image has."""
 _ENTRY_BYTES = 64 << 10
 _INDEX_BYTES = 256 << 20
 _NAME_BYTES = 255
@@ -38,7 +40,7 @@ class NameStore:
 
     def get(self, name: str) -> Descriptor | None:
         """Return the entry of that name; None when there is none, or a broken one."""
-        data = disk.read(self._path(name), _ENTRY_BYTES)
+        data = disk.read(self.path(name), _ENTRY_BYTES)
         found = _parsed([data]) if data is not None else []
         return found[0] if found else None
 
@@ -54,16 +56,16 @@ class NameStore:
     def put(self, name: str, entry: Descriptor) -> None:
         """Let `name` stand for the entry from now on."""
         data = fastjson.dumps(entry.to_json()).encode()
-        disk.write_whole(self._path(name), data, drafts=self._drafts)
+        disk.write_whole(self.path(name), data, drafts=self._drafts)
 
     def remove(self, name: str) -> None:
         """Take a name away. Idempotent."""
         try:
-            os.unlink(self._path(name))
+            os.unlink(self.path(name))
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise disk.store_error(error, self._path(name)) from error
+            raise disk.store_error(error, self.path(name)) from error
 
     def write_index(self) -> str | None:
         """Let `index.json` have the entries of all names, and those that other tools put there.
@@ -120,7 +122,8 @@ class NameStore:
             raise disk.store_error(error, error.filename or self.directory) from error
         return found
 
-    def _path(self, name: str) -> str:
+    def path(self, name: str) -> str:
+        """Return the file in which the entry of that name stands or would stand."""
         file = name.replace("%", "%25").replace("/", "%2F")
         if len(file) > _NAME_BYTES:
             import hashlib
@@ -172,6 +175,7 @@ def _parsed(files: Iterable[bytes]) -> list[Descriptor]:
     for member in _members(files):
         try:
             entry = Descriptor.from_json(member)
+            Digest.parse(entry.annotation(CHAIN_ID) or "")
         except InvalidDocument:
             continue
         if entry.annotation(OWN_NAME):

@@ -17,7 +17,7 @@ from udocker import console, disk, trees
 from udocker.errors import ImageNotFound, InvalidDocument, StoreError
 from udocker.images.blobs import BlobStore, is_abandoned
 from udocker.images.leases import Lease, use
-from udocker.images.names import OWN_NAME, NameStore
+from udocker.images.names import CHAIN_ID, OWN_NAME, NameStore
 from udocker.images.treestore import TreeStore
 from udocker.oci import MAX_DOCUMENT_BYTES, REF_NAME, Descriptor, Digest, ImageConfig, Manifest
 from udocker.values import dataclass, replace
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 SOURCE_DIGEST = "org.udocker.source.digest"
 """Annotation: the digest that the registry gives for the name (of an index, mostly)."""
-CHAIN_ID = "org.udocker.chain-id"
-"""Annotation: which tree the image has."""
 CREATED = "org.opencontainers.image.created"
 """Annotation: when the image was made, as its config says."""
 SIZE = "org.udocker.size"

@@ -92,7 +92,7 @@ class TreeStore:
         written by others than its owner.
         """
         if public:
-            _open_to_readers(prepared)
+            open_to_readers(prepared)
         extent = measure(prepared)
         boot = _SAFE if _is_flushed(prepared) else _boot_id()
         if self.is_whole(chain_id):
@@ -174,7 +174,7 @@ def _statuses(path: str) -> Iterator[os.stat_result]:
             raise disk.store_error(error, directory) from error
 
 
-def _open_to_readers(path: str) -> None:
+def open_to_readers(path: str) -> None:
     """Let every user read the tree and nobody but its owner write to it."""
     try:
         for directory, _, names, descriptor in os.fwalk(path):

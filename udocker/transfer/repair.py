@@ -42,6 +42,9 @@ class Repairer:
         Raises RegistryError, ImageNotFound, IntegrityError and others where the content cannot be
         brought again.
         """
+        if image.site:
+            hint = "who looks after that store can repair it; udocker pull brings you your own"
+            raise StoreError(f"{image.name} is in the store {image.site}, not yours", hint=hint)
         left = tuple(faults)
         while left and not any(fault.kind in (IMAGE, TREE) for fault in left):
             before = left

@@ -17,6 +17,7 @@ from udocker.images import decompress, layers
 from udocker.images.blobs import CHUNK_BYTES
 from udocker.images.compare import differences
 from udocker.images.layers import LayerTree
+from udocker.images.treestore import open_to_readers
 from udocker.oci import MAX_DOCUMENT_BYTES, Digest, ImageConfig, Manifest
 from udocker.transfer.build import side_by_side
 from udocker.values import dataclass
@@ -62,41 +63,44 @@ class Verifier:
 
         Raises StoreError when the check itself is not possible: a full disk, say.
         """
+        sites = (site for site in self._store.sites if site.site == image.site)
+        store = next(sites, self._store)
         try:
-            manifest, config = self._documents(image)
+            manifest, config = _documents(store, image)
         except _Faulty as error:
             return (error.fault,)
         stage = self._store.new_stage()
         try:
-            check = _Check(self._store, stage, manifest, config, deep=self._deep)
+            check = _Check(store, stage, manifest, config, deep=self._deep)
             side_by_side(self._settings, manifest.layers, check.layer)
-            found = check.layer_faults()
-            return found or check.tree_faults(image.tree)
+            return check.layer_faults() or check.tree_faults(image)
         finally:
             trees.remove_tree(stage)
 
-    def _documents(self, image: Image) -> tuple[Manifest, ImageConfig]:
-        data = self._document("manifest", image.manifest.digest)
-        try:
-            manifest = Manifest.from_bytes(data, image.manifest.media_type)
-            config = ImageConfig.from_bytes(self._document("config", manifest.config.digest))
-        except InvalidDocument as error:  # its bytes are those of the digest
-            raise _Faulty(IMAGE, error.message) from error
-        if len(config.diff_ids) != len(manifest.layers):
-            count = len(manifest.layers)
-            raise _Faulty(IMAGE, f"{count} layers, but the config names {len(config.diff_ids)}")
-        if config.chain_id != image.chain_id:
-            raise _Faulty(IMAGE, "the list of images gives it a tree of other layers")
-        return manifest, config
 
-    def _document(self, what: str, digest: Digest) -> bytes:
-        data = disk.read(self._store.blobs.path(digest), MAX_DOCUMENT_BYTES)
-        if data is None:
-            raise _Faulty(DOCUMENT, f"{what} {digest} is missing", digest)
-        found = Digest.of(data, digest.algorithm)
-        if found != digest:
-            raise _Faulty(DOCUMENT, f"{what} {digest} is damaged: it is {found}", digest)
-        return data
+def _documents(store: ImageStore, image: Image) -> tuple[Manifest, ImageConfig]:
+    data = _document(store, "manifest", image.manifest.digest)
+    try:
+        manifest = Manifest.from_bytes(data, image.manifest.media_type)
+        config = ImageConfig.from_bytes(_document(store, "config", manifest.config.digest))
+    except InvalidDocument as error:  # its bytes are those of the digest
+        raise _Faulty(IMAGE, error.message) from error
+    if len(config.diff_ids) != len(manifest.layers):
+        count = len(manifest.layers)
+        raise _Faulty(IMAGE, f"{count} layers, but the config names {len(config.diff_ids)}")
+    if config.chain_id != image.chain_id:
+        raise _Faulty(IMAGE, "its name stands for a tree of other layers")
+    return manifest, config
+
+
+def _document(store: ImageStore, what: str, digest: Digest) -> bytes:
+    data = disk.read(store.blobs.path(digest), MAX_DOCUMENT_BYTES)
+    if data is None:
+        raise _Faulty(DOCUMENT, f"{what} {digest} is missing", digest)
+    found = Digest.of(data, digest.algorithm)
+    if found != digest:
+        raise _Faulty(DOCUMENT, f"{what} {digest} is damaged: it is {found}", digest)
+    return data
 
 
 class _Faulty(Exception):
@@ -173,9 +177,9 @@ class _Check:
                 found.append(Fault(value[0], value[1], layer.digest))
         return tuple(found)
 
-    def tree_faults(self, tree: str) -> tuple[Fault, ...]:
+    def tree_faults(self, image: Image) -> tuple[Fault, ...]:
         """Return in what the tree differs from the one that the layers make."""
-        if not os.path.isdir(tree):
+        if not os.path.isdir(image.tree):
             return (Fault(TREE, "its tree is missing"),)
         parts = [
             (f"{self._stage}/{number}", LayerTree.from_json(self._record(number).decode()))
@@ -187,13 +191,17 @@ class _Check:
         except UnpackError as error:
             return (Fault(IMAGE, f"its layers cannot be merged: {error.message}"),)
         try:
-            told = differences(expected, tree, content=self._deep)
+            if self._store.is_public:
+                open_to_readers(expected)
+            told = differences(expected, image.tree, content=self._deep)
             found = [Fault(TREE, f"tree: {text}") for text in islice(told, MOST_DIFFERENCES)]
             more = sum(1 for _ in told)
         except OSError as error:
             return (Fault(TREE, f"tree: it cannot be read: {error.strerror}"),)
         if more:
             found.append(Fault(TREE, f"tree: {more} more differences"))
+        if not found and not self._store.is_ready(image):
+            found.append(Fault(TREE, "tree: the record of it is missing"))
         return tuple(found)
 
     def _record(self, number: int) -> bytes:
