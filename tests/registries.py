@@ -283,12 +283,12 @@ class Tls:
     clients: str = ""
 
     @staticmethod
-    def make(directory):
+    def make(directory, names="IP:127.0.0.1,DNS:localhost"):
         needs("openssl")
         tls = Tls(f"{directory}/key.pem", f"{directory}/certificate.pem")
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-            + ["-subj", "/CN=udocker test", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+            + ["-subj", "/CN=udocker test", "-addext", f"subjectAltName={names}"]
             + ["-keyout", tls.key, "-out", tls.certificate],
             check=True,
             capture_output=True,
@@ -382,6 +382,8 @@ class DockerRegistry:
         }
         if tls:
             self._config["http"]["tls"] = {"certificate": tls.certificate, "key": tls.key}
+            if tls.clients:
+                self._config["http"]["tls"]["clientcas"] = [tls.clients]
         if passwords:
             self._config["auth"] = {"htpasswd": {"realm": "tests", "path": self._htpasswd()}}
         if tokens:
@@ -430,12 +432,17 @@ class DockerRegistry:
     def __exit__(self, *_):
         self.stop()
 
-    def push(self, layout, name, repository_and_tag):
-        """Copy the image `name` of a layout into the registry, with skopeo."""
+    def push(self, layout, name, repository_and_tag, certificates=None):
+        """Copy the image `name` of a layout into the registry, with skopeo.
+
+        `certificates` is a directory with those of the client.
+        """
         needs("skopeo")
         options = ["--insecure-policy", "copy", "--preserve-digests", "--dest-tls-verify=false"]
         if "auth" in self._config:
             options += ["--dest-creds", f"{USER}:{PASSWORD}"]
+        if certificates:
+            options.append(f"--dest-cert-dir={certificates}")
         target = f"docker://{self.host}/{repository_and_tag}"
         source = f"oci:{layout.directory}:{name}"
         subprocess.run(["skopeo", *options, source, target], check=True, capture_output=True)

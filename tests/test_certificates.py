@@ -8,11 +8,14 @@ import ssl
 from dataclasses import replace
 
 import pytest
-from registries import Reply, Server, Tls
+from images import add_image
+from registries import DockerRegistry, Layout, Reply, Server, Tls
+from tarballs import archive, file
 
 from udocker.errors import RegistryError, UsageError
 from udocker.registry.certificates import context, registry_directory
 from udocker.registry.connection import Trust
+from udocker.registry.faults import no_answer
 from udocker.registry.patience import Patience
 from udocker.registry.transport import Request, Transport
 
@@ -81,6 +84,19 @@ def test_a_certificate_of_ours_is_shown_to_who_asks_for_it(tls, client_tls, tmp_
         assert ask(server.host, {}, given) == b"fine"
 
 
+@pytest.mark.parametrize("names", ["DNS:other.example", "IP:127.0.0.2", "DNS:127.0.0.1.nip"])
+def test_a_certificate_for_another_name_is_refused(tmp_path, names):
+    other = Tls.make(tmp_path, names)
+    with serve(other) as server, pytest.raises(RegistryError, match="not trusted|not match"):
+        ask(server.host, {"SSL_CERT_FILE": other.certificate})
+
+
+def test_a_server_that_misses_a_certificate_is_understood():
+    alert = ssl.SSLError(1, "alert")
+    alert.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    assert "certs.d/quay.io/client.cert" in no_answer("https://quay.io/v2/", alert).hint
+
+
 def test_half_a_pair_and_broken_files_are_named(tls, tmp_path):
     for name, problem in (("me_cert", "no key beside"), ("me_key", "no certificate beside")):
         with pytest.raises(UsageError, match=problem):
@@ -110,3 +126,48 @@ def test_the_users_directory_comes_first(tmp_path):
 def test_certificates_are_checked_unless_insecure():
     assert context("quay.io", {}).verify_mode == ssl.CERT_REQUIRED
     assert context("quay.io", {}, insecure=True).verify_mode == ssl.CERT_NONE
+
+
+# The command line, with real registries
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory):
+    layout = Layout(str(tmp_path_factory.mktemp("layout")))
+    add_image(layout, "app", [archive(file("etc/name", b"it\n"))])
+    return layout
+
+
+def test_a_registry_with_an_authority_of_its_own_is_pulled_from(
+    unprivileged, tls, layout, tmp_path
+):
+    own = f"{unprivileged.home}/.config/containers/certs.d"
+    with DockerRegistry(tmp_path, tls=tls) as registry:
+        registry.push(layout, "app", "app:1")
+        name = f"{registry.host}/app:1"
+        done = unprivileged.udocker("pull", name, check=False)
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert f"certs.d/{registry.host}/ca.crt" in done.stderr
+        unprivileged.udocker("search", "--list-tags", "--tls-verify=false", name)
+        given = put(f"{unprivileged.home}/given", ca_crt=tls.certificate)
+        unprivileged.own(given)
+        unprivileged.udocker("search", "--list-tags", "--cert-dir", given, name)
+        put(f"{own}/{registry.host}", ca_crt=tls.certificate)
+        unprivileged.own(f"{unprivileged.home}/.config")
+        unprivileged.udocker("pull", name)
+
+
+def test_a_registry_that_wants_certificates_of_its_users_gets_them(
+    unprivileged, tls, client_tls, layout, tmp_path
+):
+    given = put(
+        f"{unprivileged.home}/given", ca_crt=tls.certificate, me_cert=client_tls.certificate
+    )
+    put(given, me_key=client_tls.key)
+    strict = replace(tls, clients=client_tls.certificate)
+    with DockerRegistry(tmp_path, tls=strict) as registry:
+        registry.push(layout, "app", "app:1", certificates=given)
+        unprivileged.own(given)
+        name = f"{registry.host}/app:1"
+        assert unprivileged.udocker("pull", "--tls-verify=false", name, check=False).returncode == 1
+        unprivileged.udocker("pull", "--cert-dir", given, name)

@@ -60,6 +60,90 @@ def test_names_are_read_as_docker_reads_them(text, registry, repository, tag, di
     assert Reference.parse(str(reference)) == reference
 
 
+# Names of distribution/reference's own tests, as docker writes them out whole.
+ACCEPTED = {
+    "test_com": "docker.io/library/test_com:latest",
+    "test.com:tag": "docker.io/library/test.com:tag",
+    "test.com:5000": "docker.io/library/test.com:5000",
+    "test.com/repo:tag": "test.com/repo:tag",
+    "test:5000/repo": "test:5000/repo:latest",
+    "test:5000/repo:tag": "test:5000/repo:tag",
+    f"test:5000/repo@{DIGEST}": f"test:5000/repo@{DIGEST}",
+    f"test:5000/repo:tag@{DIGEST}": f"test:5000/repo:tag@{DIGEST}",
+    "lowercase:Uppercase": "docker.io/library/lowercase:Uppercase",
+    "a/" * 127 + "a:tag": "docker.io/" + "a/" * 127 + "a:tag",
+    "sub-dom1.foo.com/bar/baz/quux": "sub-dom1.foo.com/bar/baz/quux:latest",
+    "b.gcr.io/test.example.com/my-app:test.example.com": (
+        "b.gcr.io/test.example.com/my-app:test.example.com"
+    ),
+    "xn--n3h.com/myimage:xn--n3h.com": "xn--n3h.com/myimage:xn--n3h.com",
+    f"xn--7o8h.com/m:t@sha512:{HEX}{HEX}": f"xn--7o8h.com/m:t@sha512:{HEX}{HEX}",
+    "foo_bar.com:8080": "docker.io/library/foo_bar.com:8080",
+    "foo/foo_bar.com:8080": "docker.io/foo/foo_bar.com:8080",
+    "192.168.1.1": "docker.io/library/192.168.1.1:latest",
+    "192.168.1.1:5000": "docker.io/library/192.168.1.1:5000",
+    "192.168.1.1/repo": "192.168.1.1/repo:latest",
+    "192.168.1.1:5000/repo:5050": "192.168.1.1:5000/repo:5050",
+    "[2001:db8:1:2:3:4:5:6]/repo:tag": "[2001:db8:1:2:3:4:5:6]/repo:tag",
+    "[2001:db8::]:5000/repo": "[2001:db8::]:5000/repo:latest",
+    "[fc00::1]:5000/docker/docker": "[fc00::1]:5000/docker/docker:latest",
+    "index.docker.io/library/debian": "docker.io/library/debian:latest",
+    "index.docker.io/docker/docker": "docker.io/docker/docker:latest",
+    f"docker.io/{HEX}": f"docker.io/library/{HEX}:latest",
+    "docker---rules/d__o__c": "docker.io/docker---rules/d__o__c:latest",
+    "Uppercase/lowercase": "Uppercase/lowercase:latest",
+    "localhost": "docker.io/library/localhost:latest",
+    "localhost/a/b": "localhost/a/b:latest",
+}
+
+
+@pytest.mark.parametrize(("text", "whole"), ACCEPTED.items())
+def test_what_docker_accepts_is_accepted(text, whole):
+    assert str(Reference.parse(text)) == whole
+
+
+NOT_ACCEPTED = [
+    *(":justtag", f"@{DIGEST}", "Uppercase:tag", "test:5000/Uppercase/lowercase:tag"),
+    *(f"repo@{DIGEST[:40]}", f"valid@invaliddigest:{HEX}", "a/" * 128 + "a:tag"),
+    *("aa/asdf$$^/aa", "[2001:db8::1]", "[2001:db8::1]:5000", "[2001:db8::1]:tag"),
+    *("[fe80::1%eth0]:5000/repo", "[2001:db8:3:4::192.0.2.33]:5000/debian"),
+    *("fc00::1:5000/debian", "https://github.com/docker/docker", "docker/Docker", "-docker"),
+    *("-docker/docker", "-docker.io/docker/docker", "docker///docker", "docker.io/docker/Docker"),
+    *("docker.io/docker///docker", HEX, "_docker/_docker", "____/____", "dock___er/docker"),
+    *("docker-/docker", "docker_/docker", "d..ocker/docker", "d._ocker", "docker/", "/docker"),
+    *("a:b:c", "a:b/c:d:e", f"a@{DIGEST}@{DIGEST}", "a?b=c", "a#b", "a:b?c", "a:b#c"),
+    *(f"a@{DIGEST}?b", f"a@{DIGEST}#b", "docker://docker://a", "a\\b", "a%2fb", "\x00", "a\n"),
+]
+
+
+@pytest.mark.parametrize("text", NOT_ACCEPTED)
+def test_what_docker_refuses_is_refused(text):
+    with pytest.raises(InvalidReference) as caught:
+        Reference.parse(text)
+    assert caught.value.message.startswith("image name ")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("https://hub.docker.com/_/ubuntu", "did you mean ubuntu?"),
+        ("https://hub.docker.com/r/org/app/tags?page=1", "did you mean org/app?"),
+        ("https://quay.io/org/app/", "did you mean quay.io/org/app?"),
+        ("oci:/srv/layout:tag", "udocker load"),
+        ("docker-archive:image.tar", "udocker load"),
+        ("dir:./x", "udocker load"),
+    ],
+)
+def test_what_was_meant_is_guessed(text, hint):
+    with pytest.raises(InvalidReference) as caught:
+        Reference.parse(text)
+    assert hint in caught.value.hint
+
+
+def test_a_name_may_look_like_a_kind_of_file():
+    assert str(Reference.parse("oci:1")) == "docker.io/library/oci:1"
+
+
 REFUSED = [
     ("", "empty"),
     ("docker://", "empty"),

@@ -17,6 +17,8 @@ _HUB_HOSTS = (_HUB_ALIAS, _HUB_API_HOST, "hub.docker.com", "registry.hub.docker.
 """Hosts by which users of udocker 1.3 know Docker Hub."""
 _OFFICIAL = "library/"
 _MAX_REGISTRY, _MAX_REPOSITORY, _MAX_TAG = 255, 255, 128
+_FILE_KINDS = ("oci", "oci-archive", "docker-archive", "dir", "docker-daemon", "containers-storage")
+"""What skopeo and podman write before images that are in no registry."""
 _DIGITS = frozenset("0123456789")
 _LOWER = frozenset("abcdefghijklmnopqrstuvwxyz")
 _HEX = _DIGITS | frozenset("abcdef")
@@ -136,9 +138,24 @@ def _check_whole(text: str) -> None:
     if not text:
         raise InvalidReference("it is empty")
     if "://" in text:
-        raise InvalidReference("a URL is not the name of an image")
+        raise InvalidReference("a URL is not the name of an image", hint=_name_in(text))
+    kind, colon, path = text.partition(":")
+    if colon and kind in _FILE_KINDS and (path.startswith(("/", ".")) or ".tar" in path):
+        raise InvalidReference(
+            f"{kind}: stands before a file or directory, not before a name in a registry",
+            hint="udocker load -i FILE reads archives and layouts",
+        )
     if len(text) == 64 and _HEX.issuperset(text):
         raise InvalidReference("64 hex digits are an image id, not a name")
+
+
+def _name_in(url: str) -> str:
+    """Return the advice to write the image's name that a URL shows."""
+    name = url.partition("://")[2].partition("?")[0].strip("/")
+    for page in ("hub.docker.com/_/", "hub.docker.com/r/"):
+        if name.startswith(page):
+            name = "/".join(name[len(page) :].split("/")[:2])
+    return f"did you mean {name}?"
 
 
 def _split_tag(text: str) -> tuple[str, str, str]:

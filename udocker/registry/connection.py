@@ -6,12 +6,14 @@ the settings hold. Foreign exceptions end here.
 
 from __future__ import annotations
 
+import ssl
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPException
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
@@ -25,7 +27,6 @@ from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
     from typing import Any, Protocol
 
     class Body(Protocol):
@@ -241,6 +242,9 @@ class Connection:
                 insecure=self._trust.insecure,
                 fallback=requests.utils.DEFAULT_CA_BUNDLE_PATH,
             )
+            if urllib3.__version__.startswith("1."):  # type: ignore[attr-defined]
+                # It compares names itself, and cannot speak with an address where we want it too.
+                self._context.check_hostname = False
         return self._context
 
 
@@ -298,11 +302,16 @@ def _root_cause(error: Exception) -> BaseException:
     """Return what the operating system, TLS or HTTP said, below what libraries made of it.
 
     The first such exception is taken: further down may be one that our caller is handling.
+    Texts of the libraries' own exceptions hold whole URLs: none of them is returned.
     """
     below: BaseException | None = error
     while below is not None:
         plain = isinstance(below, (OSError, HTTPException))
         if plain and not isinstance(below, requests.RequestException):
             return below
+        if "CertificateError(" in repr(below):  # of urllib3 1, for another host's certificate
+            other = ssl.SSLCertVerificationError()
+            other.verify_message = "it is for another host, which does not match"
+            return other
         below = below.__cause__ or below.__context__
-    return error
+    return OSError()

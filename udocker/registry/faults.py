@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from udocker import fastjson
 from udocker.errors import AccessDenied, ImageNotFound, RegistryError
 from udocker.reference import registry_at
-from udocker.registry.route import shown
+from udocker.registry.route import shown, split
 
 RETRIED = frozenset((408, 425, 429, 499, 500, 502, 503, 504, 522))
 """Status codes after which the same request may well be answered."""
@@ -55,8 +55,13 @@ class BlobMissing(RegistryError):
 def no_answer(url: str, cause: BaseException) -> RegistryError:
     """Return the error for a request that nobody answered, because of `cause`."""
     text = f"{shown(url)}: no answer: {reason(cause)}"
+    directory = f"~/.config/containers/certs.d/{split(url).netloc.rpartition('@')[2]}"
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return RegistryError(text, hint="name the site's own certificates in SSL_CERT_FILE")
+        hint = f"put the site's authority in {directory}/ca.crt, or name it in SSL_CERT_FILE"
+        return RegistryError(text, hint=hint)
+    if isinstance(cause, ssl.SSLError) and "CERTIFICATE" in str(cause.reason):
+        hint = f"it wants a certificate of yours: {directory}/client.cert and client.key"
+        return RegistryError(text, hint=hint)
     if _is_final(cause):
         return Unreachable(text, hint="on a node without internet, set https_proxy")
     return Unavailable(text)
