@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -9,7 +10,7 @@ from registries import digest
 from uploads import UploadServer, Wire
 
 from udocker.errors import IntegrityError, RegistryError
-from udocker.oci import OCI_LAYER, OCI_MANIFEST, Descriptor, Digest
+from udocker.oci import OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Descriptor, Digest
 from udocker.reference import Reference
 from udocker.registry import upload
 from udocker.registry.client import Client
@@ -185,6 +186,38 @@ def test_a_manifest_is_put_as_it_is_and_its_digest_compared(server):
     server.reply = lambda asked: _with_digest(answer(asked), digest(b"other"))
     with pytest.raises(IntegrityError, match="took it for"):
         target.put_manifest(Descriptor(OCI_MANIFEST, Digest.of(data), len(data)), data, "one")
+
+
+def about(subject, kind):
+    config = blob(b"{}")
+    members = {"schemaVersion": 2, "artifactType": kind, "annotations": {"a": "b"}}
+    members.update(config=config.to_json(), layers=[], subject=subject.to_json())
+    data = json.dumps(members).encode()
+    return Descriptor(OCI_MANIFEST, Digest.of(data), len(data)), data
+
+
+def test_what_is_about_an_image_is_listed_where_the_registry_does_not_do_so(server):
+    target, image = repository(server), blob(b"an image")
+    tag = f"sha256-{image.digest.hex}"
+    made = [about(image, kind) for kind in ("a/signature", "a/list")]
+    for manifest, data in (*made, made[0]):
+        target.put_manifest(manifest, data, str(manifest.digest))
+    data, kind = server.manifests["org/app", tag]
+    assert kind == OCI_INDEX
+    listed = json.loads(data)["manifests"]
+    assert [entry["digest"] for entry in listed] == [str(manifest.digest) for manifest, _ in made]
+    assert [entry["artifactType"] for entry in listed] == ["a/signature", "a/list"]
+    assert listed[0]["annotations"] == {"a": "b"}
+    reference = Reference.parse(f"{server.host}/org/app:one")
+    found = Client(server.host, Settings("/nowhere", {})).referrers(reference, image.digest)
+    assert [referrer.artifact_type for referrer in found] == ["a/signature", "a/list"]
+
+
+def test_a_registry_that_knows_what_things_are_about_gets_no_list(server):
+    server.knows_subjects = True
+    manifest, data = about(blob(b"an image"), "a/signature")
+    repository(server).put_manifest(manifest, data, "one")
+    assert server.paths("PUT") == ["/v2/org/app/manifests/one"]
 
 
 def _with_digest(reply, text):

@@ -7,6 +7,7 @@ can only be tried with another one.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import socket
 import threading
@@ -35,7 +36,7 @@ class UploadServer(Server):
         self.largest, self.least, self.whole = largest, least, whole
         self.forgetful = 0
         """So many uploads are forgotten when their state is asked for."""
-        self.vague = False
+        self.vague = self.knows_subjects = False
         self.lost_answers = 0
         """So many blobs get their name without an answer."""
 
@@ -63,7 +64,8 @@ class UploadServer(Server):
         if found := _BLOB.match(address.path):
             data = self.blobs.get(found.groups())
             return Reply(404) if data is None else Reply(200, {}, data)
-        return self._manifest(asked, *_MANIFEST.match(address.path).groups())
+        found = _MANIFEST.match(address.path)
+        return self._manifest(asked, *found.groups()) if found else Reply(404)
 
     def post(self, asked, query, repository, _):
         if "mount" in query:
@@ -117,7 +119,10 @@ class UploadServer(Server):
             kind = asked.headers["Content-Type"]
             found = f"sha256:{hashlib.sha256(asked.body).hexdigest()}"
             self.manifests[repository, name] = self.manifests[repository, found] = asked.body, kind
-            return Reply(201, {"Docker-Content-Digest": found})
+            headers = {"Docker-Content-Digest": found}
+            if self.knows_subjects and (about := json.loads(asked.body).get("subject")):
+                headers["OCI-Subject"] = about["digest"]
+            return Reply(201, headers)
         data, kind = self.manifests.get((repository, name), (None, None))
         return Reply(404) if data is None else Reply(200, {"Content-Type": kind}, data)
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import quote, urlencode
 
 from udocker.errors import ImageNotFound, IntegrityError, InvalidDocument, RegistryError
-from udocker.oci import MAX_DOCUMENT_BYTES, Descriptor, Digest
+from udocker.oci import MAX_DOCUMENT_BYTES, OCI_INDEX, Descriptor, Digest
 from udocker.registry.auth import PULL, PUSH, scope
 from udocker.registry.faults import Unavailable
+from udocker.registry.subjects import subject_of, tag_for, with_entry
 from udocker.registry.transport import Answer, Request, Transport
 
 TYPE_CHECKING = False
@@ -91,6 +92,20 @@ class Repository:
         subject = f"manifest {name} of {self.ref.name}"
         answer = self.ask("PUT", path, subject, (200, 201, 202), headers=headers, body=data)
         self._check_digest(answer, data, subject)
+        about = subject_of(data)
+        if about and not answer.headers.get("OCI-Subject"):
+            self._list_about(about.digest, manifest, data)
+
+    def _list_about(self, about: Digest, manifest: Descriptor, data: bytes) -> None:
+        """A registry that does not keep track of what is about an image has it in a list."""
+        tag = tag_for(about)
+        path = f"/v2/{self.ref.repository}/manifests/{tag}"
+        subject, accept = f"{self.ref.name}:{tag}", (("Accept", OCI_INDEX),)
+        answer = self.ask("GET", path, subject, (200, 404), headers=accept)
+        listed = with_entry(answer.body if answer.status == 200 else None, manifest, data)
+        if listed is not None:
+            kind = (("Content-Type", OCI_INDEX),)
+            self.ask("PUT", path, subject, (200, 201, 202), headers=kind, body=listed)
 
     def begin(self, blob: Descriptor) -> Answer:
         """Open an upload: the answer says where it goes on."""
