@@ -3,19 +3,23 @@
 import bz2
 import gzip
 import lzma
+import os
 import random
+import shutil
 import subprocess
 import sys
 import zlib
+from contextlib import closing
 
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from registries import needs
 from tarballs import archive, file, pieces
 
 from udocker.errors import UnpackError
-from udocker.images import decompress
+from udocker.images import codecs, decompress
 from udocker.images.bounds import Expansion
 from udocker.images.zstdframes import Frames
 
@@ -152,35 +156,63 @@ def test_xz_that_needs_gigabytes_of_memory_is_refused():
 
 WITHOUT = """
 import sys
-sys.modules[{module!r}] = None
+sys.modules.update(dict.fromkeys(sys.argv[1:]))
 from udocker.errors import UnpackError
-from udocker.images import decompress
+from udocker.images import codecs, decompress
 data = sys.stdin.buffer.read()
 try:
-    sys.stdout.buffer.write(b"".join(decompress.chunks([data])))
+    sys.stdout.buffer.write(b"".join(decompress.chunks([data[:7000], data[7000:]])))
 except UnpackError as error:
-    sys.stdout.write(f"{{error}}: {{error.hint}}")
+    sys.stdout.write(f"{error}: {error.hint}")
 """
 
 
-def without(module, data):
-    """Return what is printed when `data` is decompressed by a Python that lacks `module`."""
-    command = [sys.executable, "-c", WITHOUT.format(module=module)]
-    return subprocess.run(command, input=data, capture_output=True, check=True).stdout
+def without(modules, data, path=os.environ["PATH"]):
+    """Return what is printed when `data` is decompressed by a Python that lacks `modules`."""
+    command = [sys.executable, "-c", WITHOUT, *modules]
+    env = {**os.environ, "PATH": path}
+    return subprocess.run(command, input=data, capture_output=True, check=True, env=env).stdout
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form.startswith("gzip")])
-def test_gzip_needs_no_isal(form):
-    assert without("isal", FORMS[form]) == STREAM
+@pytest.mark.parametrize("modules", [("isal",), ("isal", "zlib_ng")])
+def test_gzip_needs_no_package(form, modules):
+    assert without(modules, FORMS[form]) == STREAM
+
+
+NO_ZSTD = ("compression", "zstandard", "backports")
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form.startswith("zstd")])
+@pytest.mark.parametrize("modules", [NO_ZSTD[:2], NO_ZSTD])
+def test_zstd_needs_one_of_the_packages_or_the_program(form, modules):
+    needs("zstd")
+    assert without(modules, FORMS[form]) == STREAM
+
+
+@pytest.mark.parametrize("modules", [NO_ZSTD[:1], NO_ZSTD[:2], NO_ZSTD])
+def test_every_way_to_read_zstd_finds_what_is_wrong_with_it(modules):
+    needs("zstd")
+    whole = FORMS["zstd with a checksum"]
+    for data, word in ((whole[:-9], "cut off"), (whole + b"garbage", "broken")):
+        assert word in without(modules, data)[-300:].decode(errors="replace")
 
 
 @pytest.mark.parametrize(
-    ("module", "form"), [("zstandard", "zstd"), ("lzma", "xz"), ("bz2", "bzip2")]
+    ("modules", "form", "package"),
+    [(NO_ZSTD, "zstd", "zstandard"), (("lzma",), "xz", "lzma"), (("bz2",), "bzip2", "bz2")],
 )
-def test_missing_module_is_named_with_the_way_out(module, form):
-    said = without(module, FORMS[form]).decode()
+def test_missing_module_is_named_with_the_way_out(modules, form, package):
+    said = without(modules, FORMS[form], path="/nowhere").decode()
     assert f"compressed with {form}" in said
-    assert "install" in said and module in said
+    assert "install" in said and package in said
+
+
+def test_the_program_zstd_inflates_no_more_than_is_read():
+    needs("zstd")
+    program = codecs.ZstdProgram(shutil.which("zstd"), iter([zstd(BOMB)]), 1000)
+    with closing(program.chunks()) as pieces:
+        assert len(next(pieces)) <= 1000
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"]))

@@ -56,9 +56,16 @@ GATES = {
     "pynvml": ("udocker.nvidia.nvml",),
     "ctypes": ("udocker.engines.sandbox.*",),
     "tqdm": ("udocker.console",),
-    "zstandard": ("udocker.images.decompress", "udocker.images.compress"),
+    "zstandard": (
+        "udocker.images.decompress",
+        "udocker.images.codecs",
+        "udocker.images.compress",
+    ),
+    "backports": ("udocker.images.codecs",),
+    "compression": ("udocker.images.codecs",),
+    "zlib_ng": ("udocker.images.codecs",),
     "cryptography": ("udocker.trust.keys",),
-    "isal": ("udocker.images.decompress",),
+    "isal": ("udocker.images.codecs",),
 }
 PROTOCOLS = {("udocker.containers.spec", "udocker.containers.container")}
 STANDALONE = ("udocker.engines.sandbox.*",)

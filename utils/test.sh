@@ -14,7 +14,7 @@ needs="docker-registry:docker-registry skopeo:skopeo umoci:umoci podman:podman
     debootstrap:debootstrap busybox:busybox-static musl-gcc:musl-tools
     gcc:gcc /usr/include/stdio.h:libc6-dev
     aarch64-linux-gnu-as:binutils-aarch64-linux-gnu qemu-aarch64-static:qemu-user-static
-    gpg:gnupg gpgv:gpgv openssl:openssl htpasswd:apache2-utils
+    zstd:zstd gpg:gnupg gpgv:gpgv openssl:openssl htpasswd:apache2-utils
     shellcheck:shellcheck setpriv:util-linux"
 python=${PYTHON:-python3}
 failed=

@@ -14,7 +14,7 @@ from udocker.host import elf, ldcache
 from udocker.host.root import MAX_LINKS, Root
 from udocker.images import builder
 from udocker.images.builder import Entry, LayoutBuilder
-from udocker.images.decompress import reads_zstd
+from udocker.images.codecs import has_zstandard
 from udocker.oci import Platform
 from udocker.selftest import leaks
 from udocker.values import dataclass
@@ -55,7 +55,7 @@ def build(layout: str, search_path: str, host: Root | None = None) -> Sample:
     sample = Sample(":".join(dict.fromkeys(folders)), bool(smi_libraries))
     askers = leaks.entries(f"{DIRECTORY[1:]}/bin", programs["sh"], host)
     images = LayoutBuilder(layout)
-    compression = "zstd" if reads_zstd() else "gzip"
+    compression = "zstd" if has_zstandard() else "gzip"
     layers = [
         images.layer([*_base_entries(programs["sh"]), *askers]),
         images.layer(_host_entries(host, programs.values(), smi_libraries)),
