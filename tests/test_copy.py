@@ -6,9 +6,15 @@ import os
 import subprocess
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from images import HERE, add_image, add_index
 from registries import KIND, Layout, Proxy, body, digest, needs
 from tarballs import archive, file, folder
+
+from udocker.errors import IntegrityError
+from udocker.oci import Descriptor, Digest
+from udocker.transfer.copy import Verified
 
 BASE = archive(folder("etc"), file("etc/name", b"base\n"))
 TOP = archive(file("etc/name", b"top\n"))
@@ -189,6 +195,18 @@ def test_a_place_that_makes_no_sense_is_told_with_the_way_out(unprivileged, word
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
 
 
+def test_a_killed_copy_leaves_a_layout_that_the_next_one_tidies(unprivileged, layout):
+    add_image(layout, "a:1", [BASE])
+    copy = f"{unprivileged.home}/copy"
+    unprivileged.udocker("copy", f"oci:{layout.directory}:a:1", f"oci:{copy}:a:1")
+    owner = f"{os.uname().nodename}-999999999"
+    left = f"{copy}/blobs/sha256/.{'0' * 64}.{owner}"
+    unprivileged.run(["touch", left])
+    unprivileged.udocker("copy", f"oci:{layout.directory}:a:1", f"oci:{copy}:b:1")
+    assert not os.path.exists(left)
+    assert skopeo("inspect", f"oci:{copy}:b:1")
+
+
 def test_of_several_images_in_a_layout_one_has_to_be_named(unprivileged, layout):
     add_image(layout, "a:1", [BASE])
     add_image(layout, "b:1", [TOP])
@@ -233,3 +251,42 @@ def test_the_manifest_for_a_platform_and_all_with_their_descriptors(unprivileged
     missing = unprivileged.udocker("manifest", "inspect", f"{name}2", check=False)
     assert missing.returncode == 1
     assert "404" in missing.stderr
+
+
+# Reading a blob in several attempts
+
+
+def parts(data, size=7):
+    return lambda offset: (data[n : n + size] for n in range(offset, len(data), size))
+
+
+@given(st.binary(max_size=40), st.lists(st.integers(0, 40)), st.integers(1, 9))
+def test_a_verified_blob_is_the_same_from_any_offset_on(data, offsets, size):
+    wanted = Descriptor("x/y", Digest.of(data), len(data))
+    passed = []
+    read = Verified(wanted, parts(data, size), passed.append, "x")
+    for offset in offsets:
+        offset = min(offset, len(data))
+        chunks = read(offset)
+        next(chunks, b"")  # broken off
+        chunks.close()
+        assert b"".join(read(offset)) == data[offset:]
+
+
+@given(st.binary(min_size=1, max_size=40), st.data())
+def test_a_wrong_blob_never_ends(data, draw):
+    wrong = draw.draw(st.binary(max_size=45).filter(lambda other: other != data))
+    wanted = Descriptor("x/y", Digest.of(data), len(data))
+    read = Verified(wanted, parts(wrong), lambda _: None, "x")
+    offset = draw.draw(st.integers(0, len(data)))
+    came = b""
+    with pytest.raises(IntegrityError):
+        for chunk in read(offset):
+            came += chunk
+    assert len(came) < len(data)
+
+
+def test_an_empty_blob_has_to_have_its_digest_too():
+    wrong = Descriptor("x/y", Digest.of(b"not empty"), 0)
+    with pytest.raises(IntegrityError):
+        list(Verified(wrong, parts(b""), lambda _: None, "x")(0))

@@ -55,7 +55,9 @@ class ArchiveTarget:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         """Leave no draft. Raises StoreError in place of an error of the file system's own."""
-        os.close(self._descriptor)
+        if kind is None:
+            os.close(self._descriptor)
+        # else threads that the error left behind may still write, and must not hit another file
         try:
             os.unlink(self._draft)
         except FileNotFoundError:  # it has its name

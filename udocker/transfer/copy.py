@@ -179,6 +179,8 @@ class Verified:
                 self._advance(len(wanted))
         if position < self._blob.size_bytes:
             raise self._wrong(f"it ends after {position} of {self._blob.size_bytes} bytes")
+        if not position:
+            self._check()
 
     def _check(self) -> None:
         if self._hashed > self._blob.size_bytes:

@@ -6,6 +6,7 @@ import os
 
 from udocker import disk, fastjson
 from udocker.errors import StoreError
+from udocker.images.blobs import is_abandoned
 from udocker.oci import OCI_INDEX, REF_NAME, Descriptor, Digest
 from udocker.values import replace
 
@@ -125,6 +126,21 @@ class LayoutTarget:
         if not held:
             disk.write_whole(f"{path}/oci-layout", LAYOUT)
         self._index()  # raises for one that is broken, before anything is brought
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what dead processes left of blobs."""
+        blobs = f"{self._directory}/blobs"
+        try:
+            for algorithm in os.listdir(blobs) if os.path.isdir(blobs) else ():
+                for name in os.listdir(f"{blobs}/{algorithm}"):
+                    left = f"{blobs}/{algorithm}/{name}"
+                    if name[0] == "." and is_abandoned(left, name[1:].partition(".")[2]):
+                        os.unlink(left)
+        except FileNotFoundError:  # another process was quicker
+            pass
+        except OSError as error:
+            raise disk.store_error(error, blobs) from error
 
     def _path(self, digest: Digest) -> str:
         return f"{self._directory}/blobs/{digest.algorithm}/{digest.hex}"
