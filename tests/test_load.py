@@ -278,6 +278,12 @@ def test_layers_of_an_old_archive_do_not_go_round_in_circles(load):
         load(packed(files))
 
 
+def test_a_layer_of_many_megabytes_is_read_like_a_small_one(load):
+    large = archive(file("large", random.Random(3).randbytes(1 << 20) * 40))
+    load(packed(docker_files(Image([large]))))
+    assert os.path.getsize(f"{load.find('img:1').tree}/large") == 40 << 20
+
+
 def test_members_that_lead_out_are_none_of_the_archive(load):
     files = docker_files(Image())
     out = {f"../{n}": b"other" for n in files}

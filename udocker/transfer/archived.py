@@ -91,7 +91,7 @@ def _by_name(files: Files, entries: Iterable[Descriptor]) -> dict[str, list[Desc
 
 def _is_artifact(files: Files, entry: Descriptor) -> bool:
     """Tell whether a manifest is about another one: a signature, an attestation."""
-    part = LayoutSource(files, entry).part(entry)
+    part = LayoutSource(files, entry).stored(entry)
     if part is None or part.size_bytes > MAX_DOCUMENT_BYTES:
         return False
     try:

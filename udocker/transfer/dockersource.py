@@ -69,7 +69,7 @@ class DockerSource:
             return _from(offset, decompress.chunks(layer.part.chunks()))
         return layer.part.chunks(offset)
 
-    def part(self, descriptor: Descriptor) -> Part | None:
+    def stored(self, descriptor: Descriptor) -> Part | None:
         """Return where the bytes of a layer lie; None where they lie nowhere as they are."""
         layer = self._layers.get(descriptor.digest)
         return layer.part if layer and not layer.is_inflated else None

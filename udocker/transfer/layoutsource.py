@@ -56,7 +56,7 @@ class LayoutSource:
 
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[bytes]:
         """Read a blob."""
-        part = self.part(descriptor)
+        part = self.stored(descriptor)
         if part is None:
             raise InvalidDocument(f"{self.name}: the blob {descriptor.digest} is not there")
         if part.size_bytes != descriptor.size_bytes:
@@ -66,7 +66,7 @@ class LayoutSource:
             )
         return part.chunks(offset)
 
-    def part(self, descriptor: Descriptor) -> Part | None:
+    def stored(self, descriptor: Descriptor) -> Part | None:
         """Return where a blob lies; None where it is missing."""
         return self._files.find(f"blobs/{descriptor.digest.algorithm}/{descriptor.digest.hex}")
 

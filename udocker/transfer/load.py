@@ -102,7 +102,7 @@ class _Loading:
         admission = Admission(self._settings, self._place(image))
         admission.check(image.source.name, (resolved.source, resolved.descriptor.digest))
         for layer in resolved.manifest.layers:
-            part = image.source.part(layer)
+            part = image.source.stored(layer)
             if part and part.digest == layer.digest and not self._store.blobs.has(layer):
                 self._store.blobs.adopt(part.path, layer.digest)
         names = image.given.chosen(self._what.wanted, resolved.manifest.config.digest)
