@@ -5,7 +5,9 @@ import threading
 from contextlib import closing
 
 import pytest
+from images import add_image
 from registries import Layout, Proxy, body, headers, status
+from tarballs import archive, file
 from test_client import QUICK, named
 
 from udocker.errors import IntegrityError, RegistryError
@@ -161,6 +163,34 @@ MB = 10**6
 )
 def test_connections_are_shared_by_the_layers_that_come_together(sizes, jobs, count):
     assert connections(sizes, jobs) == count
+
+
+def test_the_user_says_how_many_layers_come_at_a_time(unprivileged, docker_registry, tmp_path):
+    layout, name = Layout(str(tmp_path / "layers")), "org/layers:one"
+    layers = [archive(file(f"f{number}", DATA[: 40_000 * number])) for number in range(1, 7)]
+    add_image(layout, "layers", layers, compression="")
+    docker_registry.push(layout, "layers", name)
+    at_work, most, lock = 0, 0, threading.Lock()
+
+    def watched(asked, reply):
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        threading.Event().wait(0.05)
+        with lock:
+            at_work -= 1
+        return reply
+
+    with Proxy(docker_registry.host) as proxy:
+        proxy.add("/blobs/", watched, times=1000)
+        unprivileged.udocker("pull", "--jobs=1", f"{proxy.host}/{name}")
+        assert most == 1
+        unprivileged.udocker("rmi", f"{proxy.host}/{name}")
+        unprivileged.udocker("pull", "--jobs=6", f"{proxy.host}/{name}")
+        assert most > 1
+    wrong = unprivileged.udocker("pull", "--jobs=0", f"{proxy.host}/{name}", check=False)
+    assert wrong.returncode == 2
 
 
 class Silent:

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 @click.option("-q", "--quiet", is_flag=True, help="Print the image's digest and nothing else.")
 @click.option("--registry", metavar="HOST", help="Where a name without a host is looked up.")
 @click.option("--index", hidden=True)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Layers at the same time; 1: over one connection, too.",
+)
 @click.option("--signature-policy", metavar="FILE", help="Which images may come in.")
 @click.option("--allow-foreign", is_flag=True, help="Layers from where the image says.")
 @reaching.options
@@ -35,12 +41,14 @@ def command(
     index: str | None,
     signature_policy: str | None,
     allow_foreign: bool,
+    jobs: int | None,
     **how: Any,
 ) -> None:
     """Pull an image from a registry, verify it and unpack it, ready to run."""
     settings = replace(settings, quiet=settings.quiet or quiet)
     settings = replace(settings, policy=signature_policy or settings.policy)
     settings = replace(settings, foreign_layers=settings.foreign_layers or allow_foreign)
+    settings = replace(settings, jobs=jobs or settings.jobs)
     settings = reaching.applied(settings, registry=registry or index, **how)
     image = Stores(settings).pull(reference, platform)
     console.put(str(image.manifest.digest) if settings.quiet else f"{image.name} {image.short_id}")

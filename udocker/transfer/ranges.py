@@ -36,13 +36,13 @@ MAX_TOGETHER = 6
 class Terms:
     """When a blob comes in parts."""
 
-    part_bytes: int = 6 << 20
+    part_bytes: int = 4 << 20
     least_bytes: int = 24 << 20
     """What is still to come; less is not worth more connections."""
     watched_bytes: int = 4 << 20
     """So much shows how fast a connection is."""
-    fast_bytes_s: float = 100e6
-    """A connection that brings so much in a second needs no help: unpacking is no faster."""
+    fast_bytes_s: float = 60e6
+    """A connection that brings so much in a second needs no help: unpacking is hardly faster."""
 
 
 def connections(sizes: Sequence[int], jobs: int) -> int:
