@@ -12,9 +12,10 @@ from images import HERE, add_image, add_index
 from registries import KIND, Layout, Proxy, body, digest, needs
 from tarballs import archive, file, folder
 
-from udocker.errors import IntegrityError
+from udocker.errors import IntegrityError, UsageError
 from udocker.oci import Descriptor, Digest
 from udocker.transfer.copy import Verified
+from udocker.transfer.places import Location
 
 BASE = archive(folder("etc"), file("etc/name", b"base\n"))
 TOP = archive(file("etc/name", b"top\n"))
@@ -177,22 +178,49 @@ def test_wrong_bytes_get_no_name_anywhere(unprivileged, docker_registry, many, p
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("text", "place"),
     [
-        (["docker-daemon:x:1", "y"], 2, "docker save"),
-        (["containers-storage:x", "y"], 2, "podman save"),
-        (["oci:", "y"], 2, "names no file"),
+        ("x/y:1", Location("docker", "x/y:1")),
+        ("docker://x/y:1", Location("docker", "x/y:1")),
+        ("oci:dir", Location("oci", "", "dir")),
+        ("oci:/a/dir:x:1", Location("oci", "x:1", "/a/dir")),
+        ("oci-archive:a.tar:1", Location("oci-archive", "1", "a.tar")),
+        ("docker-archive:a.tar", Location("docker-archive", "", "a.tar")),
+        ("udocker:x:1", Location("udocker", "x:1")),
+        ("ociimage:1", Location("docker", "ociimage:1")),
+        ("docker:1", Location("docker", "docker:1")),
+    ],
+)
+def test_a_place_is_read_as_skopeo_reads_it(text, place):
+    assert Location.parse(text) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("docker-daemon:x:1", "docker save"),
+        ("containers-storage:x", "podman save"),
+        ("dir:/x", "oci:DIRECTORY"),
+        ("oci:", "oci:DIRECTORY"),
+        ("oci-archive::x", "oci-archive:FILE"),
+    ],
+)
+def test_a_place_that_cannot_be_had_is_refused_with_the_way_out(text, hint):
+    with pytest.raises(UsageError) as caught:
+        Location.parse(text)
+    assert hint in caught.value.hint
+
+
+def test_what_is_not_there_is_told(unprivileged):
+    for words, code, said in [
         (["oci:/nowhere", "y"], 1, "/nowhere"),
-        (["oci-archive:/nowhere", "y"], 1, "/nowhere"),
         (["oci-archive:/tmp", "y"], 2, "oci: is for directories"),
         (["/tmp", "y"], 2, "oci:DIRECTORY"),
         (["udocker:nothing", "y"], 1, "no image 'nothing' here"),
         (["--all", "--platform=amd64", "x", "y"], 2, "contradict"),
-    ],
-)
-def test_a_place_that_makes_no_sense_is_told_with_the_way_out(unprivileged, words, code, said):
-    done = unprivileged.udocker("copy", *words, check=False)
-    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    ]:
+        done = unprivileged.udocker("copy", *words, check=False)
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
 
 
 def test_a_killed_copy_leaves_a_layout_that_the_next_one_tidies(unprivileged, layout):

@@ -209,6 +209,15 @@ def test_a_damaged_blob_is_found_before_a_registry_takes_it(
     assert "is damaged" in done.stderr
 
 
+def test_an_image_of_a_store_of_others_is_pushed(unprivileged, docker_registry, pulled, tmp_path):
+    site = f"{unprivileged.home}/site"
+    unprivileged.run(["mv", unprivileged.udocker_dir, site])
+    environment = {"UDOCKER_SITE_STORES": site}
+    name = f"{docker_registry.host}/{tmp_path.name}/site:1"
+    done = unprivileged.udocker("push", "-q", pulled[0], name, env=environment)
+    assert done.stdout.strip() == pulled[1]
+
+
 def test_what_is_not_here_cannot_be_pushed(unprivileged):
     done = unprivileged.udocker("push", "nothing:1", check=False)
     assert done.returncode == 1

@@ -22,6 +22,7 @@ from udocker.transfer import load
 from udocker.transfer.admission import Admission
 from udocker.transfer.archivenames import name_of
 from udocker.transfer.archivetarget import ArchiveTarget
+from udocker.transfer.content import reading
 from udocker.transfer.dockersource import DockerSource
 from udocker.transfer.ingest import Ingest
 from udocker.transfer.layoutsource import LayoutSource, layout_entries
@@ -101,11 +102,8 @@ def opened(
         if image is None:
             hint = f"udocker pull {location.name}, or copy docker://{location.name}"
             raise ImageNotFound(f"no image {location.name!r} here", hint=hint)
-        lock = store.using()
-        try:
+        with reading(store):
             yield Opened(StoreSource(store, image), None)
-        finally:
-            lock.release()
     else:
         with _files(store, location) as files:
             held = _in_files(files, location, platform)

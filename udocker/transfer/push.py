@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from udocker.errors import InvalidReference, StoreError
 from udocker.reference import Reference
+from udocker.transfer.content import reading
 from udocker.transfer.copy import copy, look_over
 from udocker.transfer.source import StoreSource
 
@@ -25,12 +26,9 @@ def push(settings: Settings, store: ImageStore, image: Image, target: Target) ->
 
     Raises AccessDenied, RegistryError, IntegrityError, StoreError; the name appears last.
     """
-    content = store.using()
-    try:
+    with reading(store):
         source = StoreSource(store, image)
         return copy(settings, source, target, look_over(source, None, strict=False))
-    finally:
-        content.release()
 
 
 class Origins:
@@ -64,7 +62,7 @@ class Origins:
         """Return the images of the same registry in other repositories, with these."""
         own, registry = self._reference.repository, self._reference.registry
         found = []
-        for image in self._store.images():
+        for image in self._store.all_images():
             if not image.name.startswith(f"{registry}/"):
                 continue
             try:

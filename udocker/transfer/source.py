@@ -68,7 +68,7 @@ class StoreSource:
 
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[bytes]:
         """Read a blob of the store."""
-        path = self._store.blobs.path(descriptor.digest)
+        path = self._store.blobs.find(descriptor.digest)
         try:
             with open(path, "rb", buffering=0) as file:
                 file.seek(offset)
