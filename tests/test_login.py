@@ -80,6 +80,19 @@ def test_credentials_that_have_become_wrong_are_named_with_their_place(unprivile
     assert config(unprivileged) in done.stderr and "udocker logout" in done.stderr
 
 
+def test_files_where_the_user_may_not_look_are_passed_over(unprivileged, guarded):
+    runtime = f"{unprivileged.home}/other"
+    os.makedirs(f"{runtime}/containers")
+    unprivileged.own(runtime)
+    os.chmod(runtime, 0)
+    done = unprivileged.udocker(
+        "pull", f"{guarded.host}/org/app:1", env={"XDG_RUNTIME_DIR": runtime}, check=False
+    )
+    assert "wants a user and a password" in done.stderr
+    done = unprivileged.udocker("pull", "--authfile=/none", "localhost:1/a", check=False)
+    assert done.returncode == 2 and "no file /none" in done.stderr
+
+
 def test_without_a_terminal_nothing_is_asked(unprivileged, guarded):
     for words in (["-u", USER], ["-p", PASSWORD]):
         done = unprivileged.udocker("login", *words, guarded.host, check=False)
@@ -130,7 +143,8 @@ class Leaky(Server):
             return Reply(401, {"WWW-Authenticate": challenge})
         if "signature" not in asked.path:
             return Reply(307, {"Location": f"{asked.path}?signature=s3cret-signature"})
-        return Reply(500 if "broken" in asked.path else 404)
+        broken = "broken" in asked.path and len(self.paths()) < 6
+        return Reply(500 if broken else 404)
 
 
 WORDS = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import random
 
@@ -20,7 +22,7 @@ from registries import (
 )
 from tarballs import archive, file
 
-from udocker.errors import AccessDenied, ImageNotFound
+from udocker.errors import AccessDenied, ImageNotFound, RegistryError
 from udocker.oci import Descriptor
 from udocker.reference import Reference
 from udocker.registry.client import Client
@@ -125,6 +127,17 @@ def test_each_place_gets_its_own_credentials_only(tmp_path, registry):
                 reader.head(Reference.parse(NAME))
     assert [asked.headers["Authorization"] for asked in mirror.asked] == [None]
     assert home.asked[1].headers["Authorization"].startswith("Basic ")
+
+
+def test_a_mirror_gets_what_the_user_keeps_for_its_host(tmp_path):
+    with Server(lambda asked: Reply(401, {"WWW-Authenticate": "Basic"})) as mirror:
+        pair = base64.b64encode(b"me:word").decode()
+        (tmp_path / "auth.json").write_text(json.dumps({"auths": {mirror.host: {"auth": pair}}}))
+        environment = {"REGISTRY_AUTH_FILE": str(tmp_path / "auth.json")}
+        reader = client(tmp_path, rule("127.0.0.1:1", f"{mirror.host}/x"), environment)
+        with pytest.raises(RegistryError):
+            reader.head(Reference.parse(NAME))
+    assert [asked.headers["Authorization"] for asked in mirror.asked] == [None, f"Basic {pair}"]
 
 
 def test_tags_are_the_registrys_own(tmp_path, registry, proxies):

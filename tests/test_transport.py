@@ -685,6 +685,45 @@ def test_without_the_package_for_socks_it_is_named():
     assert "s3cret" not in done.stdout + done.stderr
 
 
+def test_a_proxy_that_fails_is_named_without_its_password():
+    with Server(lambda asked: Reply(407)) as proxy:
+        environment = {"https_proxy": f"http://me:s3cret@{proxy.host}"}
+        client = transport("registry.invalid", environment=environment)
+        with pytest.raises(RegistryError, match="407") as caught:
+            body(client)
+        assert len(proxy.asked) == 1  # to try again would not help
+        assert proxy.asked[0].headers["Proxy-Authorization"].startswith("Basic ")
+    assert f"(through the proxy http://{proxy.host})" in caught.value.message
+    assert "USER:PASSWORD" in caught.value.hint
+    with pytest.raises(RegistryError, match="refused.*through the proxy") as caught:
+        body(client)
+    assert "s3cret" not in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_plain_http_where_tls_is_expected_is_understood():
+    with Server(lambda asked: OK) as server:
+        client = transport(server.host, base=f"https://{server.host}")
+        with pytest.raises(RegistryError) as caught:
+            body(client)
+    assert "--tls-verify=false" in caught.value.hint
+
+
+def test_an_address_of_ipv6_is_a_host():
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        host = f"[::1]:{listener.getsockname()[1]}"
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert body(transport(host, environment={"http_proxy": "http://127.0.0.1:1"})) == b"fine"
+        thread.join(20)
+
+
 def test_loopback_is_known_by_name_or_address():
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.9.9.9", "::1")))
     assert not any(map(is_loopback, ("localhost.org", "10.0.0.1", "::2", "", "127.0.0.1.org")))

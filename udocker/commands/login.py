@@ -50,7 +50,7 @@ def command(
     from udocker.registry.credentials import save_credentials
     from udocker.registry.secret import Credentials
 
-    settings = reaching.applied(settings, **how)
+    settings = reaching.applied(settings, new=True, **how)
     key = reaching.account(host or registry or settings.registry)
     server = key.partition("/")[0]
     if get_login:

@@ -50,12 +50,16 @@ def applied(
     cert_dir: str | None = None,
     tls_verify: bool | None = None,
     httpproxy: str | None = None,
+    new: bool = False,
 ) -> Settings:
-    """Return the settings with what the options say. Raises UsageError."""
+    """Return the settings with what the options say; with `new`, the file of credentials need
+    not be there. Raises UsageError."""
     environment = dict(settings.environment)
     if registry:
         settings = replace(settings, registry=registry_of(registry))
     if authfile:
+        if not new and not os.path.exists(authfile):
+            raise UsageError(f"--authfile: there is no file {authfile}")
         environment = with_authfile(environment, authfile)
     if cert_dir:
         if not os.path.isdir(cert_dir):

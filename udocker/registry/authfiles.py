@@ -154,6 +154,7 @@ class _AuthFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._parent = os.path.dirname(path) or "."
         self._members = self._read()
         if os.path.basename(path) == ".dockercfg":  # of docker before 1.7
             self._members = {"auths": self._members}
@@ -223,6 +224,9 @@ class _AuthFile:
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except (OSError, ValueError) as error:
+            # $XDG_RUNTIME_DIR may be another user's, after `su` say.
+            if isinstance(error, PermissionError) and not os.access(self._parent, os.X_OK):
+                return {}
             # What JSON's reader says about a broken file may quote it: its text is left out.
             reason = error.strerror if isinstance(error, OSError) else "not JSON"
             raise self._broken(f"cannot be read: {reason}") from None

@@ -281,12 +281,12 @@ class _Adapter(HTTPAdapter):
 
 def _failure(error: Exception, url: str, proxies: Mapping[str, str]) -> RegistryError:
     """Return what went wrong with a request, its `__cause__` what may be shown of why."""
+    proxy = next(iter(proxies.values()), "")
     if not isinstance(error, ValueError):
         cause = _root_cause(error)
-        failure = no_answer(url, cause)
+        failure = no_answer(url, cause, proxy)
         failure.__cause__ = cause
         return failure
-    proxy = next(iter(proxies.values()), "")
     if "Missing dependencies for SOCKS" in str(error):
         return RegistryError(
             f"the proxy {shown(proxy)} speaks SOCKS, for which the package PySocks is needed",
@@ -308,7 +308,9 @@ def _root_cause(error: Exception) -> BaseException:
     while below is not None:
         plain = isinstance(below, (OSError, HTTPException))
         if plain and not isinstance(below, requests.RequestException):
-            return below
+            # PySocks has the system's own word inside its exceptions.
+            inner = getattr(below, "socket_err", None)
+            return inner if isinstance(inner, OSError) else below
         if "CertificateError(" in repr(below):  # of urllib3 1, for another host's certificate
             other = ssl.SSLCertVerificationError()
             other.verify_message = "it is for another host, which does not match"

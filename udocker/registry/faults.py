@@ -24,6 +24,8 @@ RETRIED = frozenset((408, 425, 429, 499, 500, 502, 503, 504, 522))
 
 _MAX_CHARACTERS = 300
 _MAX_ERRORS = 3
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")
+"""What OpenSSL makes of an answer in plain http, by its versions."""
 _FINAL_ERRORS = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
@@ -52,27 +54,45 @@ class BlobMissing(RegistryError):
     """The registry does not have a blob that a manifest of it names."""
 
 
-def no_answer(url: str, cause: BaseException) -> RegistryError:
-    """Return the error for a request that nobody answered, because of `cause`."""
-    text = f"{shown(url)}: no answer: {reason(cause)}"
-    directory = f"~/.config/containers/certs.d/{split(url).netloc.rpartition('@')[2]}"
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        hint = f"put the site's authority in {directory}/ca.crt, or name it in SSL_CERT_FILE"
-        return RegistryError(text, hint=hint)
-    if isinstance(cause, ssl.SSLError) and "CERTIFICATE" in str(cause.reason):
-        hint = f"it wants a certificate of yours: {directory}/client.cert and client.key"
-        return RegistryError(text, hint=hint)
+def no_answer(url: str, cause: BaseException, proxy: str = "") -> RegistryError:
+    """Return the error for a request that nobody answered, because of `cause`.
+
+    `proxy` is the one that it went through, if any.
+    """
+    way = f" (through the proxy {shown(proxy)})" if proxy else ""
+    text = f"{shown(url)}: no answer: {reason(cause)}{way}"
+    if isinstance(cause, ssl.SSLError):
+        return _tls_failure(text, url, cause)
+    if "Tunnel connection failed: 4" in str(cause):
+        hint = "a proxy that knows its users is written http://USER:PASSWORD@HOST:PORT"
+        return Unreachable(text, hint=hint)
+    hint = "" if proxy else "on a node without internet, set https_proxy"
     if _is_final(cause):
-        return Unreachable(text, hint="on a node without internet, set https_proxy")
-    return Unavailable(text)
+        return Unreachable(text, hint=hint or None)
+    named = isinstance(cause, (socket.gaierror, socket.timeout))
+    return Unavailable(text, hint=hint if named and hint else None)
 
 
 def _is_final(cause: BaseException) -> bool:
     if isinstance(cause, socket.gaierror):
         return cause.errno != socket.EAI_AGAIN
-    if isinstance(cause, ssl.SSLError):
-        return not isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
     return isinstance(cause, OSError) and cause.errno in _FINAL_ERRORS
+
+
+def _tls_failure(text: str, url: str, cause: ssl.SSLError) -> RegistryError:
+    host = split(url).netloc.rpartition("@")[2]
+    directory, why = f"~/.config/containers/certs.d/{host}", str(cause.reason)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        hint = f"put the site's authority in {directory}/ca.crt, or name it in SSL_CERT_FILE"
+        return RegistryError(text, hint=hint)
+    if "CERTIFICATE" in why:
+        hint = f"it wants a certificate of yours: {directory}/client.cert and client.key"
+        return RegistryError(text, hint=hint)
+    if why in _NO_TLS:
+        hint = "it seems to speak plain http, which --tls-verify=false permits"
+        return Unreachable(text, hint=hint)
+    cut = isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+    return Unavailable(text) if cut else Unreachable(text)
 
 
 def reason(cause: BaseException) -> str:

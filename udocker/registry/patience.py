@@ -12,6 +12,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.registry.faults import Unavailable
 
+_TOLD_FAILURES = 3
+"""So many in a row are told: they may have taken long, one by one."""
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -40,7 +43,7 @@ class Patience:
         delay_s *= random.uniform(0.5, 1)
         if error.retry_after_s is not None:
             delay_s += min(error.retry_after_s, self.longest_retry_after_s)
-        if delay_s >= self.told_from_s:
+        if delay_s >= self.told_from_s or failures >= _TOLD_FAILURES:
             console.warn(f"{error.message}; trying again in {delay_s:.0f} s")
         time.sleep(delay_s)
 
