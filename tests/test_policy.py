@@ -2,10 +2,12 @@
 
 import base64
 import json
+import subprocess
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from registries import Layout, needs
 
 from udocker.errors import TrustError
 from udocker.reference import Reference
@@ -133,6 +135,29 @@ BAD = {
 def test_a_slip_spoils_the_whole_policy(name):
     with pytest.raises(TrustError, match=r"policy\.json is broken"):
         parsed(BAD[name])
+
+
+NEWER = ("keyPaths", "keyDatas", "pki", "key paths empty", "key paths no list", "rekor", "fulcio")
+"""What skopeo 1.9 does not know yet, and so refuses."""
+STRICTER = ("key null", "empty key path", "relative key path", "key data empty", "prefix no host")
+"""What it lets pass here, and what can match nothing, or depends on the current directory."""
+
+
+def test_skopeo_takes_and_refuses_the_same_policies(tmp_path):
+    needs("skopeo")
+    layout = Layout(str(tmp_path / "layout"))
+    layout.add("img", [b""])
+    path = tmp_path / "policy.json"
+    command = ["skopeo", "--policy", str(path), "copy", f"oci:{layout.directory}:img"]
+    documents = {name: {"default": [need]} for name, (need, _) in GOOD.items()}
+    told = {}
+    for name, document in {**BAD, **documents}.items():
+        path.write_text(document if isinstance(document, str) else json.dumps(document))
+        done = subprocess.run([*command, f"dir:{tmp_path}/x"], capture_output=True, text=True)
+        told[name] = "Error loading trust policy" not in done.stderr
+    wrong = {name for name, taken in told.items() if taken != (name in GOOD)}
+    assert wrong <= {*NEWER, *STRICTER}, wrong
+    assert {name for name in BAD if told[name]} <= set(STRICTER)
 
 
 JSON = st.recursive(

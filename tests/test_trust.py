@@ -17,7 +17,6 @@ from tarballs import archive, file, folder
 
 from udocker.errors import TrustError
 from udocker.images.store import ImageStore
-from udocker.reference import Reference
 from udocker.settings import load
 from udocker.transfer.signatures import find_signature
 from udocker.trust import keys, statements
@@ -88,6 +87,12 @@ def case(unprivileged, registry, layout, request):
     return Case(unprivileged, registry, layout, f"team/img{number}")
 
 
+def test_content_trust_of_docker_is_not_known_here(case):
+    assert case.user.udocker("pull", "--disable-content-trust", case.name).returncode == 0
+    done = case.user.udocker("pull", "--disable-content-trust=false", case.name, check=False)
+    assert done.returncode == 2
+
+
 # Policies
 
 
@@ -115,7 +120,7 @@ def test_an_option_and_a_variable_name_another_policy(case):
     lost = {"UDOCKER_POLICY": "/no/such"}
     assert "cannot read the policy" in case.pull(env=lost, check=False).stderr
     run = case.user.udocker("run", case.name, "x", env=environment, check=False)
-    assert "strict.json does not let" in run.stderr
+    assert (run.returncode, "strict.json does not let" in run.stderr) == (125, True)
 
 
 def test_a_broken_policy_lets_nothing_in(case):
@@ -187,7 +192,7 @@ def judged(case):
     settings = load({"directory": f"{case.user.home}/elsewhere"}, case.user.environment())
     trusted = [keys.load_file(case.key)]
     with pytest.raises(TrustError) as caught:
-        find_signature(settings, ImageStore("/no/such"), trusted, Reference.parse(case.name))
+        find_signature(settings, ImageStore("/no/such"), trusted, case.name)
     return caught.value.message
 
 
@@ -325,6 +330,8 @@ def test_policies_are_for_archives_and_layouts_too(case):
     home = os.path.realpath(case.user.home)
     files = (whole, f"{whole}.oci", f"{case.user.home}/dir")
     assert [loads(file) for file in files] == [False, False, False]
+    done = case.user.udocker("import", f"{case.user.home}/img.tar", "new:1", check=False)
+    assert (done.returncode, "does not let" in done.stderr) == (1, True)
     assert os.listdir(f"{case.user.udocker_dir}/images/blobs/sha256") == []
     allow(oci={f"{home}/dir": accept})
     assert [loads(file) for file in files] == [False, False, True]
@@ -407,6 +414,29 @@ def test_bundles_and_signatures_are_found_through_referrers(case):
     case.repository.list_referrers(case.digest, bundle)
     done = verify(case, "--key", case.key, case.name)
     assert done.returncode == 0, done.stdout
+
+
+def test_lists_of_referrers_have_pages_and_may_be_broken(case):
+    bundle = case.repository.refer(case.digest, case.signer.bundle(case.digest))
+    other = {**bundle, "artifactType": "text/spam"}
+    headers = {"Content-Type": f"{KIND}.index.v1+json"}
+    more = {"Link": f'</v2/{case.repository.name}/referrers/{case.digest}?n=2>; rel="next"'}
+
+    def page(*entries, **also):
+        return lambda *_: Reply(200, {**headers, **also}, json.dumps(index(entries)).encode())
+
+    with Proxy(case.registry.host) as proxy:
+        name = case.name.replace(case.registry.host, proxy.host)
+        proxy.add("/referrers/", page(other, **more))
+        proxy.add("/referrers/", page(bundle))
+        assert verify(case, "--key", case.key, name).returncode == 0
+        for broken in (b"{}", b"[]", b'{"manifests": [1]}'):
+            proxy.add("/referrers/", lambda *_, broken=broken: Reply(200, headers, broken))
+            done = verify(case, "--key", Signer().save(case.key + "2"), name)
+            assert "list of referrers is broken" in done.stdout
+        proxy.add("/referrers/", page(*[other] * 6000, **more), times=4)
+        done = verify(case, "--key", case.key + "2", name)
+        assert "more than 16384 referrers" in done.stdout
 
 
 def test_a_bundle_names_nobody_and_meets_no_policy(case):
@@ -495,8 +525,19 @@ def test_weak_private_and_unknown_keys_are_refused():
             keys.load(f"-----BEGIN {text}-----\nAAAA\n-----END {text}-----\n".encode(), "k")
 
 
+PAIRS = {kind: Signer(kind) for kind in KINDS}
+
+
+@given(st.sampled_from(sorted(PAIRS)), st.binary(max_size=600), st.binary(max_size=50))
+def test_no_bytes_pass_for_a_signature(kind, signature, message):
+    key = keys.load(PAIRS[kind].pem, "k")
+    assert not key.made(signature, message)
+    assert key.made(PAIRS[kind].sign(message), message)
+    assert not key.made(PAIRS[kind].sign(message), message + b"x")
+
+
 @given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
-def test_no_bytes_pass_for_a_key_or_for_a_signature(data):
+def test_no_bytes_pass_for_a_key_or_a_claim(data):
     with pytest.raises(TrustError):
         keys.load(data, "k")
     with pytest.raises(statements.Unreadable):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     help="Layers at the same time; 1: over one connection, too.",
 )
 @click.option("--signature-policy", metavar="FILE", help="Which images may come in.")
+@click.option("--disable-content-trust", is_flag=True, hidden=True, expose_value=False)
 @click.option("--allow-foreign", is_flag=True, help="Layers from where the image says.")
 @reaching.options
 @click.argument("reference")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from udocker import console
+from udocker.commands import reaching
 from udocker.commands.stores import Stores
 from udocker.errors import StoreError, UdockerError, UsageError
 from udocker.settings import Settings
@@ -12,6 +13,7 @@ from udocker.settings import Settings
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from udocker.images.store import Image
     from udocker.transfer.repair import Repairer
@@ -26,15 +28,18 @@ if TYPE_CHECKING:
     "--key", "key_files", metavar="FILE", multiple=True, help="Signed by this cosign key."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print faults only.")
+@reaching.options
 @click.argument("names", nargs=-1, metavar="[IMAGE...]")
 @click.pass_obj
 def command(
     settings: Settings,
+    /,
     deep: bool,
     repair: bool,
     key_files: tuple[str, ...],
     quiet: bool,
     names: tuple[str, ...],
+    **how: Any,
 ) -> int:
     """Check that images are here as they were pulled; all of them where none is named.
 
@@ -45,7 +50,7 @@ def command(
     from udocker.trust.keys import load_file
     from udocker.values import replace
 
-    settings = replace(settings, quiet=settings.quiet or quiet)
+    settings = reaching.applied(replace(settings, quiet=settings.quiet or quiet), **how)
     if key_files and not names:
         raise UsageError("--key needs the names of images", hint="udocker verify --key FILE IMAGE")
     keys = [load_file(path) for path in key_files]
@@ -124,8 +129,8 @@ class _Verification:
     def _check_signature(self, name: str, image: Image | None) -> None:
         from udocker.transfer.signatures import find_signature
 
-        subject = image or self._stores.reference(name)
-        signature, key = find_signature(self._settings, self._stores.images, self._keys, subject)
+        store = self._stores.images
+        signature, key = find_signature(self._settings, store, self._keys, image or name)
         claimed = f" as {signature.reference}" if signature.reference else ""
         self._tell(f"{name}: signed with {key.name}{claimed}")
 

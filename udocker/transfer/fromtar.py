@@ -11,6 +11,8 @@ from udocker.images import decompress, instructions, layers
 from udocker.images.layerwriter import LayerWriter
 from udocker.oci import OCI_CONFIG, OCI_MANIFEST, Descriptor, ImageConfig, Platform
 from udocker.reference import Reference
+from udocker.transfer.admission import Admission
+from udocker.trust.place import TARBALL, Place
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -42,8 +44,9 @@ def import_tar(
 
     Nothing of it has a name before all of it was unpacked. The caller holds `store.using()`.
     Raises UsageError for instructions that make no sense, InvalidDocument for what is no tar or
-    a hostile one, StoreError.
+    a hostile one, StoreError, TrustError.
     """
+    Admission(settings, Place(TARBALL, ())).check(source, ())
     process = instructions.apply({}, wish.changes)
     stage = store.new_stage()
     try:
