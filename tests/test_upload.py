@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from registries import digest
@@ -14,7 +15,7 @@ from udocker.oci import OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Descriptor, Digest
 from udocker.reference import Reference
 from udocker.registry import upload
 from udocker.registry.client import Client
-from udocker.registry.transport import Patience
+from udocker.registry.transport import Answer, Patience
 from udocker.registry.upload import Repository
 from udocker.settings import Settings
 
@@ -99,6 +100,44 @@ def test_an_upload_that_the_registry_forgets_begins_anew(server):
     send(repository(server), LARGE, begun)
     assert server.blobs["org/app", digest(LARGE)] == LARGE
     assert begun == [0, 0]
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
+def test_an_upload_that_has_expired_when_it_ends_is_sent_again(server, data):
+    server.expired = True
+    send(repository(server), data)
+    assert server.blobs["org/app", digest(data)] == data
+
+
+def test_a_registry_may_be_slow_to_take_what_is_sent(server):
+    server.stall_s = 0.5
+    patience = Patience(attempts=1, connect_timeout_s=0.1, read_timeout_s=20)
+    send(repository(server, patience=patience), random.Random(2).randbytes(24 << 20))
+
+
+@pytest.mark.parametrize("place", [None, "", "ftp://x/y", "http://[", "http://u:p@x/y", "http://"])
+def test_a_place_that_is_none_is_an_error(server, place):
+    answer = server.reply
+    server.reply = lambda asked: replace(answer(asked), headers={"Location": place})
+    with pytest.raises(RegistryError):
+        send(repository(server, patience=Patience(attempts=1)), LARGE)
+
+
+@pytest.mark.parametrize(
+    ("came", "location", "leads_to"),
+    [
+        ("https://h:5/v2/x", "http://h/y", "https://h:5/y"),
+        ("https://h/v2/x", "/y?a=b", "https://h/y?a=b"),
+        ("https://h/v2/x", "y", "https://h/v2/y"),
+        ("http://h:5/v2/x", "http://h:5/y", "http://h:5/y"),
+        ("https://h/v2/x", "https://other/y", "https://other/y"),
+    ],
+)
+def test_an_upload_goes_on_by_https_where_it_began_so(server, came, location, leads_to):
+    transport = repository(server).transport
+    assert transport.address(Answer({"Location": location}, b"", 202, came)) == leads_to
+    with pytest.raises(RegistryError, match="plain http"):
+        transport.address(Answer({"Location": "http://other/y"}, b"", 202, "https://h/x"))
 
 
 def test_progress_earns_more_attempts(server):

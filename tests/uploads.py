@@ -11,6 +11,7 @@ import json
 import re
 import socket
 import threading
+import time
 from urllib.parse import parse_qs, urlsplit
 
 from registries import Reply, Server
@@ -37,6 +38,10 @@ class UploadServer(Server):
         self.forgetful = 0
         """So many uploads are forgotten when their state is asked for."""
         self.vague = self.knows_subjects = False
+        self.expired = False
+        """The next upload is not known any more when it ends."""
+        self.stall_s = 0
+        """How long a PATCH waits until it is read."""
         self.lost_answers = 0
         """So many blobs get their name without an answer."""
 
@@ -47,6 +52,8 @@ class UploadServer(Server):
             while length > 0:
                 length -= len(handler.rfile.read(min(length, 1 << 16)))
             return None
+        if handler.command == "PATCH" and self.stall_s:
+            time.sleep(self.stall_s)
         if handler.command == "PATCH" and self.cuts:
             body = handler.rfile.read(min(self.cuts.pop(0), length))
             _, upload = _UPLOAD.match(urlsplit(handler.path).path).groups()
@@ -86,7 +93,8 @@ class UploadServer(Server):
         return self._taken(repository, name)
 
     def put(self, asked, query, repository, name):
-        if name not in self.uploads:
+        if name not in self.uploads or self.expired:
+            self.expired = False
             return Reply(404)
         data = self.uploads.pop(name) + asked.body
         algorithm, _, wanted = query["digest"].partition(":")

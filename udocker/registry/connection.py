@@ -187,10 +187,13 @@ class Connection:
     ) -> Response:
         """Send one request and return what comes, redirects as they are.
 
-        `silence_s` is waited for the answer where that is longer than the patience has it.
+        `silence_s` is waited for the answer where that is longer than the patience has it; who
+        gives it sends much, and may have to wait with that, too.
         """
         self.requests += 1
         patience, proxies = self._patience, self._route.proxies(url)
+        # urllib3 lets the time for connecting bound every send as well
+        connect_s = patience.read_timeout_s if silence_s else patience.connect_timeout_s
         start = time.monotonic()
         try:
             answer = self._session.request(
@@ -200,7 +203,7 @@ class Connection:
                 data=data,
                 stream=True,
                 allow_redirects=False,
-                timeout=(patience.connect_timeout_s, max(silence_s, patience.read_timeout_s)),
+                timeout=(connect_s, max(silence_s, patience.read_timeout_s)),
                 proxies=proxies,
             )
         except (requests.RequestException, HTTPError, ValueError) as error:
