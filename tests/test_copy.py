@@ -139,6 +139,23 @@ def test_archives_are_read_by_skopeo_and_loaded_again(unprivileged, many, layout
     ]
 
 
+def test_the_policy_decides_what_is_copied_and_options_are_for_one_end(unprivileged, many, layout):
+    name, entry = many
+    policy = f"{unprivileged.home}/policy.json"
+    with open(policy, "w") as file:
+        json.dump({"default": [{"type": "reject"}]}, file)
+    words = ("copy", f"--signature-policy={policy}", name, f"oci:{unprivileged.home}/out")
+    done = unprivileged.udocker(*words, check=False)
+    assert done.returncode == 1
+    assert "does not let" in done.stderr
+    assert not os.path.exists(f"{unprivileged.home}/out/index.json")
+    with open(f"{unprivileged.home}/auth.json", "w") as file:
+        file.write("{}")
+    words = ("--src-tls-verify=true", "--dest-tls-verify=false", "--src-authfile=auth.json")
+    done = unprivileged.udocker("copy", "-qa", *words, name, f"oci:{unprivileged.home}/out")
+    assert done.stdout.strip() == entry["digest"]
+
+
 def artifact(layout, **changes):
     empty = {**layout.blob(b"{}", "application/vnd.oci.empty.v1+json"), "data": "e30="}
     chart = layout.blob(b"a chart", "application/vnd.cncf.helm.chart.content.v1.tar+gzip")
