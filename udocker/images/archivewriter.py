@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from udocker.images.tarwriter import BLOCK_BYTES, file_header
+from udocker.images.tarwriter import BLOCK_BYTES, directory_header, file_header
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,12 +17,17 @@ _ZEROS = bytes(10240)
 
 
 class ArchiveWriter:
-    """Writes members by `write`; `descriptor` is a file in which a header can be written later."""
+    """Writes members by `write`; `descriptor` is a file in which a header can be written later.
+
+    Directories come before what is in them: skopeo gives those that it has to make itself to
+    root, which only root can.
+    """
 
     def __init__(self, write: Callable[[bytes], object], descriptor: int | None = None) -> None:
         self._write = write
         self._descriptor = descriptor
         self._written = 0
+        self._directories: set[str] = set()
 
     @property
     def can_mend(self) -> bool:
@@ -31,14 +36,17 @@ class ArchiveWriter:
 
     def document(self, name: str, data: bytes) -> None:
         """Add a small file."""
+        self._make_parents(name)
         self._put(file_header(name.encode(), len(data)) + data + bytes(-len(data) % BLOCK_BYTES))
 
     def link(self, name: str, target: str) -> None:
         """Add a symbolic link."""
+        self._make_parents(name)
         self._put(file_header(name.encode(), 0, link=target.encode()))
 
     def file(self, name: str, chunks: Iterable[bytes], size: int | None = None) -> None:
         """Add a file of `chunks`; `size`, which they must have, is needed unless `can_mend`."""
+        self._make_parents(name)
         start = self._written
         self._put(file_header(name.encode(), size or 0))
         for chunk in chunks:
@@ -55,6 +63,14 @@ class ArchiveWriter:
         """Write the end of the archive."""
         self._put(_ZEROS[: 2 * BLOCK_BYTES])
         self._put(_ZEROS[: -self._written % len(_ZEROS)])
+
+    def _make_parents(self, name: str) -> None:
+        parts = name.split("/")[:-1]
+        for depth in range(1, len(parts) + 1):
+            directory = "/".join(parts[:depth])
+            if directory not in self._directories:
+                self._directories.add(directory)
+                self._put(directory_header(directory.encode()))
 
     def _put(self, data: bytes) -> None:
         self._written += len(data)

@@ -55,9 +55,13 @@ def gzip() -> Codec:
 def _zlib_like() -> Codec:
     library: Any
     try:
-        from zlib_ng import zlib_ng as library  # 724 MB/s
+        from zlib_ng import zlib_ng  # 724 MB/s
+
+        library = zlib_ng
     except ImportError:
-        import zlib as library
+        import zlib
+
+        library = zlib
     return lambda: _ZlibDecoder(library), library.error
 
 

@@ -208,6 +208,11 @@ def file_header(name: bytes, size: int, *, link: bytes = b"") -> bytes:
     return bytes(block)
 
 
+def directory_header(name: bytes) -> bytes:
+    """Return the header of a directory."""
+    return _block(DIRECTORY, name + b"/", 0o755, 0, 0, b"", (0, 0))
+
+
 def write_all(descriptor: int) -> Callable[[bytes], object]:
     """Return what writes all of some bytes to a descriptor. It raises OSError."""
 
