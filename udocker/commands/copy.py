@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 @click.option("--preserve-digests", is_flag=True, help="Accepted: nothing is ever changed.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest and nothing else.")
 @digestfile_option
+@click.option(
+    "--jobs", type=click.IntRange(1, 64), metavar="N", help="Blobs on their way at once (4)."
+)
 @click.argument("source")
 @click.argument("destination")
 @click.pass_obj
@@ -53,6 +56,7 @@ def command(
     preserve_digests: bool,
     quiet: bool,
     digestfile: str | None,
+    jobs: int | None,
     **how: Any,
 ) -> None:
     """Copy an image, byte for byte, without unpacking it. Prints where to, and its digest.
@@ -65,7 +69,7 @@ def command(
 
     if everything and platform:
         raise UsageError("--all and --platform contradict each other")
-    settings = replace(settings, quiet=settings.quiet or quiet)
+    settings = replace(settings, quiet=settings.quiet or quiet, jobs=jobs or settings.jobs)
     settings = replace(settings, policy=signature_policy or settings.policy)
     settings = replace(settings, foreign_layers=settings.foreign_layers or allow_foreign)
     reading = reaching.applied(settings, **_of_end(how, "src", "dest"))

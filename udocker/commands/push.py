@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 @click.command()
 @reaching.options
 @click.option("-q", "--quiet", is_flag=True, help="Print the digest and nothing else.")
+@click.option("--disable-content-trust", is_flag=True, hidden=True, expose_value=False)
 @digestfile_option
+@click.option(
+    "--jobs", type=click.IntRange(1, 64), metavar="N", help="Blobs on their way at once (4)."
+)
 @click.argument("image")
 @click.argument("destination", required=False)
 @click.pass_obj
@@ -31,6 +35,7 @@ def command(
     destination: str | None,
     quiet: bool,
     digestfile: str | None,
+    jobs: int | None,
     **how: Any,
 ) -> None:
     """Send an image to a registry, under its own name or as DESTINATION.
@@ -43,7 +48,8 @@ def command(
     from udocker.transfer.ends import place_for, target_at
     from udocker.transfer.push import push
 
-    settings = reaching.applied(replace(settings, quiet=settings.quiet or quiet), **how)
+    settings = replace(settings, quiet=settings.quiet or quiet, jobs=jobs or settings.jobs)
+    settings = reaching.applied(settings, **how)
     stores = Stores(settings)
     found = stores.get_image(image)
     place = place_for(settings, destination or found.name)

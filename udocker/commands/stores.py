@@ -84,7 +84,8 @@ class Stores:
         if here and pull in ("missing", "never", "reuse"):
             return here
         if pull == "never":
-            raise ImageNotFound(f"no image {name!r} here, and --pull=never", hint="udocker images")
+            what = f"{name!r} for {platform}" if platform else repr(name)
+            raise ImageNotFound(f"no image {what} here, and --pull=never", hint="udocker images")
         try:
             return self.pull(name, platform)
         except RegistryError as error:
