@@ -8,7 +8,17 @@ import os
 
 import pytest
 from images import add_image
-from registries import PASSWORD, USER, DockerRegistry, Layout, Reply, Server, Tls, TokenServer
+from registries import (
+    PASSWORD,
+    USER,
+    DockerRegistry,
+    Layout,
+    Reply,
+    Server,
+    Tls,
+    TokenServer,
+    needs,
+)
 from tarballs import archive, file
 
 from udocker.commands.reaching import account
@@ -91,6 +101,17 @@ def test_files_where_the_user_may_not_look_are_passed_over(unprivileged, guarded
     assert "wants a user and a password" in done.stderr
     done = unprivileged.udocker("pull", "--authfile=/none", "localhost:1/a", check=False)
     assert done.returncode == 2 and "no file /none" in done.stderr
+
+
+def test_what_skopeo_keeps_we_use_and_the_other_way_round(unprivileged, guarded):
+    needs("skopeo")
+    image, home = f"docker://{guarded.host}/org/app:1", {"HOME": unprivileged.home}
+    login = ["skopeo", "login", "--tls-verify=false", "-u", USER, "--password-stdin"]
+    theirs = f"{unprivileged.home}/theirs.json"
+    unprivileged.run([*login, "--authfile", theirs, guarded.host], input=PASSWORD, env=home)
+    unprivileged.udocker("pull", image, env={"REGISTRY_AUTH_FILE": theirs})
+    log_in(unprivileged, guarded.host)
+    unprivileged.run(["skopeo", "inspect", "--tls-verify=false", image], env=home)
 
 
 def test_without_a_terminal_nothing_is_asked(unprivileged, guarded):

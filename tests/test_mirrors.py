@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import random
+import subprocess
 
 import pytest
 from images import add_image
@@ -18,6 +19,7 @@ from registries import (
     Reply,
     Server,
     body,
+    needs,
     status,
 )
 from tarballs import archive, file
@@ -145,6 +147,47 @@ def test_tags_are_the_registrys_own(tmp_path, registry, proxies):
     reader = client(tmp_path, rule(home.host, mirror.host))
     assert reader.tags(Reference.parse(NAME)) == ["1"]
     assert mirror.asked == []
+
+
+SITE = """
+unqualified-search-registries = ["{host}"]
+[[registry]]
+prefix = "*.mirrored.invalid"
+location = "{host}/copies"
+insecure = true
+[[registry]]
+prefix = "origin.invalid/org"
+location = "gone.invalid/org"
+[[registry.mirror]]
+location = "{host}/no/such"
+insecure = true
+[[registry.mirror]]
+location = "{host}/copies/org"
+insecure = true
+[[registry]]
+location = "origin.invalid/org/blocked"
+blocked = true
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["origin.invalid/org/app:1", "a.b.mirrored.invalid/org/app:1", "x.mirrored.invalid/o:1"]
+)
+def test_skopeo_finds_by_the_same_file_what_we_find(tmp_path, registry, name):
+    needs("skopeo")
+    path = tmp_path / "registries.conf"
+    path.write_text(SITE.format(host=registry.host))
+    options = ["skopeo", f"--registries-conf={path}", "inspect", "--no-tags"]
+    theirs = subprocess.run([*options, f"docker://{name}"], capture_output=True, text=True)
+    reference = Reference.parse(name)
+    settings = Settings("/", {"CONTAINERS_REGISTRIES_CONF": str(path)})
+    reader = Client(reference.registry, settings, patience=QUICK)
+    try:
+        ours = str(reader.manifest(reference)[0].digest)
+    except ImageNotFound:
+        ours = ""
+    assert ours == (json.loads(theirs.stdout)["Digest"] if theirs.stdout else ""), theirs.stderr
+    assert bool(ours) == name.endswith("org/app:1")
 
 
 # The command line

@@ -494,6 +494,19 @@ def test_a_token_of_too_narrow_a_scope_is_replaced_once():
             body(client)
 
 
+def test_what_a_hub_hides_is_asked_for_once_with_a_token():
+    def reply(asked):
+        if asked.path.startswith("/token"):
+            return Reply(body=b'{"token": "t"}')
+        error = ',error="insufficient_scope"' if asked.headers["Authorization"] else ""
+        where = f'Bearer realm="{hub.url}/token",service="s",scope="repository:a:pull"'
+        return Reply(401, {"WWW-Authenticate": where + error})
+
+    with Server(reply) as hub, pytest.raises(AccessDenied, match="401"):
+        body(transport(hub.host))
+    assert len(hub.asked) == 3
+
+
 def test_a_request_names_scopes_of_its_own():
     with Particular() as server:
         client = transport(server.host)

@@ -157,6 +157,12 @@ class Authorizer:
         challenge = self._challenges.get(access.kind)
         return self._respond(challenge, access) if challenge else None
 
+    def asks_more(self, www_authenticate: str, access: Access) -> bool:
+        """Tell whether a challenge is for another token than the last one for such access."""
+        last, offered = self._challenges.get(access.kind), parse_challenges(www_authenticate)
+        keys = [_token_key(c, access) for c in offered if c.scheme == "bearer"]
+        return bool(keys) and (last is None or keys[0] != _token_key(last, access))
+
     def meet(self, www_authenticate: str, access: Access) -> str | None:
         """Return what meets the challenge of a 401, None where no known scheme is offered.
 

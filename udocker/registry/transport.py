@@ -141,14 +141,25 @@ class Transport:
     def _authorized(self, request: Request, access: Access) -> Response:
         """Return the answer after every challenge that can be met."""
         response = self._send(request, self._authorizer.header(access))
-        for needed in (_wants_authorization, _wants_more_scope):
-            if needed(response) and self._is_own(response.url):
-                challenge = response.headers.get("WWW-Authenticate", "")
-                header = self._authorizer.meet(challenge, access)
-                if header:
-                    response.drain()
-                    response = self._send(request, header)
+        if response.status != 401 and not _wants_more_scope(response):
+            return response
+        response = self._met(response, request, access)
+        challenge = response.headers.get("WWW-Authenticate", "")
+        # Docker Hub says so of what does not exist, too: the same token again would not help.
+        if _wants_more_scope(response) and self._authorizer.asks_more(challenge, access):
+            response = self._met(response, request, access)
         return response
+
+    def _met(self, response: Response, request: Request, access: Access) -> Response:
+        """Return the answer after a challenge of the registry; the same if it cannot be met."""
+        challenge = response.headers.get("WWW-Authenticate", "")
+        if not self._is_own(response.url):
+            return response
+        header = self._authorizer.meet(challenge, access)
+        if not header:
+            return response
+        response.drain()
+        return self._send(request, header)
 
     def _ask_token_server(
         self, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None, subject: str
@@ -292,10 +303,6 @@ def _of_file(
 def _failure(response: Response, subject: str) -> RegistryError | ImageNotFound:
     host = split(response.url).netloc.rpartition("@")[2]
     return refusal(subject, host, response.status, response.drain(), response.headers)
-
-
-def _wants_authorization(response: Response) -> bool:
-    return response.status == 401 or _wants_more_scope(response)
 
 
 def _wants_more_scope(response: Response) -> bool:
