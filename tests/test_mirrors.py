@@ -223,6 +223,18 @@ def test_an_image_of_a_mirror_has_the_name_that_was_asked_for(
     unprivileged.udocker("run", "--dry-run", "org/app:1", "x")
 
 
+def test_an_image_that_is_here_costs_no_look_at_the_file(unprivileged, docker_registry, layout):
+    docker_registry.push(layout, "app", "library/near:1")
+    mirror = {"UDOCKER_MIRROR": f"http://{docker_registry.host}"}
+    unprivileged.udocker("pull", "near:1", env=mirror)
+    configure(unprivileged, f'unqualified-search-registries = ["{docker_registry.host}"]')
+    words = ["-X", "importtime", "-m", "udocker", "run", "--dry-run", "near:1", "x"]
+    done = unprivileged.run([unprivileged.python, *words])
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "udocker.commands.stores" in imported
+    assert not imported & {"tomllib", "tomli", "requests", "udocker.registry.configuration"}
+
+
 def test_short_names_are_searched_and_found_again(unprivileged, docker_registry, layout):
     docker_registry.push(layout, "app", "short/app:1")
     with Server(lambda asked: Reply(404)) as empty:
