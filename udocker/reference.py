@@ -125,6 +125,10 @@ def _parse(text: str, default_registry: str) -> Reference:
     name, colon, tag = _split_tag(rest)
     registry, repository = _split_registry(name, default_registry)
     _check_registry(registry)
+    if repository != repository.lower():
+        raise InvalidReference(
+            "the repository must be lower case", hint=f"did you mean {name.lower()}?"
+        )
     _check_repository(repository)
     if colon:
         _check_tag(tag)
@@ -214,10 +218,6 @@ def _is_port(text: str) -> bool:
 
 
 def _check_repository(repository: str) -> None:
-    if repository != repository.lower():
-        raise InvalidReference(
-            "the repository must be lower case", hint=f"did you mean {repository.lower()}?"
-        )
     for component in repository.split("/"):
         _check_component(component)
     if len(repository) > _MAX_REPOSITORY:
