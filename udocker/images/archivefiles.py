@@ -176,6 +176,7 @@ class _Table:
         self._archive = archive
         self._files: dict[bytes, tuple[int, int]] = {}
         self._links: dict[bytes, bytes] = {}
+        self._sparse: set[bytes] = set()
         self._bytes_left = _NAMES_BYTES
 
     def add(self, member: tar.Member, numbers: tuple[int, int]) -> tuple[int, int] | None:
@@ -190,12 +191,15 @@ class _Table:
             raise InvalidDocument(f"{self._archive}: its names take more than {_NAMES_BYTES} bytes")
         replaced = self._files.pop(name, None)
         self._links.pop(name, None)
+        self._sparse.discard(name)
         if member.kind == tar.SYMLINK:
             self._links[name] = member.link
         elif member.kind == tar.LINK:
             self._links[name] = b"/" + member.link
         elif member.kind == tar.FILE and member.extents is None:
             self._files[name] = numbers
+        elif member.kind == tar.FILE:
+            self._sparse.add(name)
         return replaced
 
     def has(self, member: tar.Member) -> bool:
@@ -207,7 +211,14 @@ class _Table:
             name = self._resolve(os.fsencode(path))
         except UnicodeEncodeError:  # half a character, which JSON can hold
             return None
-        return None if name is None else self._files.get(name)
+        if name is None:
+            return None
+        if name in self._sparse:
+            raise InvalidDocument(
+                f"{self._archive}: {path} is kept as a sparse file",
+                hint="make the archive without tar's option --sparse",
+            )
+        return self._files.get(name)
 
     def _resolve(self, path: bytes) -> bytes | None:
         """Return the name that a path leads to; None when it leads out of the archive."""

@@ -18,7 +18,7 @@ from udocker.oci import REF_NAME, Descriptor, Platform
 from udocker.reference import HUB, Reference, registry_of
 from udocker.registry.client import Client
 from udocker.registry.shortnames import meanings
-from udocker.transfer import load
+from udocker.transfer import archiveinput
 from udocker.transfer.admission import Admission
 from udocker.transfer.archivenames import name_of
 from udocker.transfer.archivetarget import ArchiveTarget
@@ -105,7 +105,7 @@ def opened(
         with reading(store):
             yield Opened(StoreSource(store, image), None)
     else:
-        with _files(store, location) as files:
+        with _files(settings, store, location) as files:
             held = _in_files(files, location, platform)
             own = held.entry.annotation(REF_NAME) if isinstance(held, LayoutSource) else None
             place = in_file(location.transport, location.path, own or "")
@@ -113,7 +113,7 @@ def opened(
 
 
 @contextmanager
-def _files(store: ImageStore, location: Location) -> Iterator[Files]:
+def _files(settings: Settings, store: ImageStore, location: Location) -> Iterator[Files]:
     wants_directory = location.transport == OCI
     if os.path.exists(location.path) and os.path.isdir(location.path) != wants_directory:
         hint = f"oci: is for directories, oci-archive: and docker-archive: for files; {HINT}"
@@ -121,7 +121,7 @@ def _files(store: ImageStore, location: Location) -> Iterator[Files]:
     stages: list[str] = []
     store.prepare()  # where streams are kept
     try:
-        yield load.opened(location.path, store, stages)
+        yield archiveinput.opened(settings, location.path, store, stages)
     finally:
         for stage in stages:
             trees.remove_tree(stage)

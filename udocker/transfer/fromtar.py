@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import closing
 
 from udocker import console, fastjson, trees
 from udocker.errors import InvalidDocument, UnpackError
@@ -12,6 +13,7 @@ from udocker.images.layerwriter import LayerWriter
 from udocker.oci import OCI_CONFIG, OCI_MANIFEST, Descriptor, ImageConfig, Platform
 from udocker.reference import Reference
 from udocker.transfer.admission import Admission
+from udocker.transfer.stages import ahead
 from udocker.trust.place import TARBALL, Place
 from udocker.values import dataclass
 
@@ -52,7 +54,7 @@ def import_tar(
     try:
         os.mkdir(f"{stage}/layer", 0o755)
         with LayerWriter(store.blobs) as writer:
-            tree = _unpacked(source, chunks, writer, f"{stage}/layer")
+            tree = _unpacked(settings, source, chunks, writer, f"{stage}/layer")
             layer, diff_id = writer.finish()
         config = _config(source, process, diff_id, wish)
         layers.merge([(f"{stage}/layer", tree)], f"{stage}/rootfs")
@@ -64,9 +66,17 @@ def import_tar(
     return _add(store, wish, config, layer, chain_id)
 
 
-def _unpacked(source: str, chunks: Iterable[bytes], writer: LayerWriter, to: str) -> LayerTree:
+def _unpacked(
+    settings: Settings, source: str, chunks: Iterable[bytes], writer: LayerWriter, to: str
+) -> LayerTree:
+    """Unpack the stream; reading, compressing and writing go on side by side."""
+    content = decompress.chunks(chunks, expansion=settings.max_expansion)
     try:
-        return layers.unpack(_kept(source, decompress.chunks(chunks), writer), to)
+        with (
+            closing(ahead(content)) as inflated,
+            closing(ahead(_kept(source, inflated, writer))) as kept,
+        ):
+            return layers.unpack(kept, to)
     except UnpackError as error:
         message = error.message.replace("the layer", "it")
         raise InvalidDocument(f"{source}: {message}", hint=error.hint) from error

@@ -1,23 +1,19 @@
 """Images of archives and layouts into the store: `docker save`'s, OCI's, from a file or a stream.
 
-An archive that can be read at any place is read where it lies, several layers at once. One that
-cannot, a pipe or a compressed file, is kept in the store's `partial/` first, file by file; a
-layer of it then becomes a blob by a link, so that nothing is written twice.
+Several layers are brought at once. What had to be kept on disk because the archive could not be
+read where it lies becomes a blob by a link, so that nothing is written twice.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-import sys
 
 from udocker import trees
-from udocker.errors import UdockerError, UsageError
-from udocker.images import decompress
-from udocker.images.archivefiles import Directory, Indexed, Spooled, is_compressed
+from udocker.errors import UsageError
 from udocker.oci import MAX_DOCUMENT_BYTES, REF_NAME, Digest, ImageConfig, Platform
 from udocker.transfer.admission import Admission
 from udocker.transfer.archived import archived_images
+from udocker.transfer.archiveinput import opened
 from udocker.transfer.ingest import Ingest
 from udocker.transfer.layoutsource import LayoutSource
 from udocker.transfer.resolve import resolve
@@ -37,9 +33,6 @@ if TYPE_CHECKING:
     from udocker.transfer.archivenames import Wanted
     from udocker.transfer.resolve import Resolved
     from udocker.trust.place import Place
-
-_PIECE_BYTES = 1 << 20
-_STDIN = "/proc/self/fd/0"
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ def load(settings: Settings, store: ImageStore, what: Load) -> Iterator[Referenc
     content = store.using()
     stages: list[str] = []
     try:
-        files = opened(what.path, store, stages)
+        files = opened(settings, what.path, store, stages)
         yield from _Loading(settings, store, what).run(files)
     finally:
         for stage in stages:
@@ -148,48 +141,3 @@ class _Loading:
 
 
 _NO_CONFIG = Digest.of(b"")
-
-
-def opened(path: str, store: ImageStore, stages: list[str]) -> Files:
-    """Return the files of an archive; directories made for them are added to `stages`."""
-    if path == "-":
-        return _from_standard_input(store, stages)
-    try:
-        if os.path.isdir(path):
-            return Directory(path)
-        with open(path, "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return _spooled(path, file.fileno(), store, stages)
-            if is_compressed(os.pread(file.fileno(), decompress.HEAD_BYTES, 0)):
-                return _spooled(path, file.fileno(), store, stages)
-            return Indexed(path, path)
-    except OSError as error:
-        raise UdockerError(f"{path}: {error.strerror}") from error
-
-
-def _from_standard_input(store: ImageStore, stages: list[str]) -> Files:
-    if sys.stdin is None or sys.stdin.isatty():
-        hint = "udocker load -i FILE, or: COMMAND | udocker load"
-        raise UsageError("an archive is expected on standard input", hint=hint)
-    descriptor, name = sys.stdin.fileno(), "standard input"
-    can_seek = _is_file_from_its_start(descriptor)
-    if can_seek and not is_compressed(os.pread(descriptor, decompress.HEAD_BYTES, 0)):
-        return Indexed(name, _STDIN)
-    return _spooled(name, descriptor, store, stages)
-
-
-def _is_file_from_its_start(descriptor: int) -> bool:
-    """Tell whether it can be opened once more and then be read at any place."""
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode) or os.lseek(descriptor, 0, os.SEEK_CUR):
-        return False
-    return os.access(_STDIN, os.R_OK)
-
-
-def _spooled(name: str, descriptor: int, store: ImageStore, stages: list[str]) -> Files:
-    stages.append(store.new_stage())
-    return Spooled(name, decompress.chunks(_chunks(descriptor)), stages[-1])
-
-
-def _chunks(descriptor: int) -> Iterator[bytes]:
-    while data := os.read(descriptor, _PIECE_BYTES):
-        yield data

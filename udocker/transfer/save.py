@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import closing
 
 from udocker import disk, fastjson
 from udocker.images.archivewriter import ArchiveWriter
 from udocker.oci import OCI_INDEX, REF_NAME, Digest
 from udocker.transfer.archivenames import CONTAINERD_NAME
 from udocker.transfer.content import blob_chunks, tar_chunks, tar_size
+from udocker.transfer.stages import ahead
 from udocker.values import dataclass, replace
 
 TYPE_CHECKING = False
@@ -61,7 +63,8 @@ def write_docker_archive(blobs: BlobStore, images: Sequence[Chosen], out: Archiv
                 out.link(path, f"../{places[diff_id]}")
                 continue
             size = None if out.can_mend else tar_size(blobs, layer, diff_id)
-            out.file(path, tar_chunks(blobs, layer, diff_id), size)
+            with closing(ahead(tar_chunks(blobs, layer, diff_id))) as chunks:
+                out.file(path, chunks, size)
     out.finish()
 
 
