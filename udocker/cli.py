@@ -38,6 +38,7 @@ COMMANDS = {
     "rm": "Remove containers.",
     "rmi": "Remove images.",
     "tag": "Give an image another name.",
+    "du": "Show what takes how much of the disk.",
     "prune": "Remove what nothing needs any more.",
     "import": "Make an image of a tar archive of files.",
     "load": "Load images from an archive.",

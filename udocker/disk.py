@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 
-from udocker.errors import StoreError
+from udocker.errors import DiskFull, StoreError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -23,7 +23,7 @@ def store_error(error: OSError, path: str) -> StoreError:
         from udocker import filesystems
 
         hint = filesystems.way_out(path, quota=error.errno == errno.EDQUOT)
-        return StoreError(f"{message} ({filesystems.room(path)})", hint=hint)
+        return DiskFull(f"{message} ({filesystems.room(path)})", hint=hint)
     if error.errno in (errno.EACCES, errno.EROFS):
         return StoreError(message, hint="set UDOCKER_DIR to a directory that you can write to")
     return StoreError(message)
@@ -74,6 +74,27 @@ def write_whole(
         except BaseException:
             os.unlink(draft)
             raise
+    except OSError as error:
+        raise store_error(error, path) from error
+
+
+def rename(path: str, other: str) -> bool:
+    """Rename a file or directory; tell if it was there. Raises StoreError."""
+    try:
+        os.rename(path, other)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise store_error(error, path) from error
+    return True
+
+
+def remove_file(path: str) -> None:
+    """There is no file `path`. Idempotent. Raises StoreError."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
     except OSError as error:
         raise store_error(error, path) from error
 

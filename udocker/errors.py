@@ -60,6 +60,10 @@ class StoreError(UdockerError):
     """The store could not be read or written."""
 
 
+class DiskFull(StoreError):
+    """A file system or a quota of it is full, of bytes or of files."""
+
+
 class ContainerNotFound(UdockerError):
     """No container of that name or id."""
 

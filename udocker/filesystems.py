@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from udocker.errors import DiskFull
+
 
 def room(path: str) -> str:
     """Return which file system `path` is on and what is left of it, for messages."""
@@ -17,6 +19,24 @@ def room(path: str) -> str:
     free = facts.f_bavail * facts.f_frsize
     text += f", {free >> 20} of {facts.f_blocks * facts.f_frsize >> 20} MiB free"
     return f"{text}, room for {facts.f_favail} files" if facts.f_files else text
+
+
+def check_room(path: str, size_bytes: int, what: str) -> None:
+    """Raise DiskFull where `what`, of so many bytes, certainly does not fit on the file system."""
+    try:
+        facts = os.statvfs(nearest(path))
+    except OSError:
+        return
+    if not facts.f_blocks:  # one that does not say
+        return
+    free = (facts.f_bfree if os.geteuid() == 0 else facts.f_bavail) * facts.f_frsize
+    files = facts.f_ffree if os.geteuid() == 0 else facts.f_favail
+    if size_bytes > free or (facts.f_files and size_bytes and files < _FEWEST_FILES):
+        raise DiskFull(f"{what}: too much for {room(path)}", hint=way_out(path, quota=False))
+
+
+_FEWEST_FILES = 10
+"""Of any image: its blobs, its name, a tree and what is on the way."""
 
 
 def way_out(path: str, *, quota: bool) -> str:

@@ -98,11 +98,13 @@ def _copy_attributes(source: str, destination: str) -> None:
 
 
 def size_bytes(path: str) -> int:
-    """Return what the files of a tree take on the disk, in bytes; 0 when there is none.
+    """Return what the files of a tree, or a file, take on the disk, in bytes; 0: there is none.
 
     A file with several names counts once; what cannot be looked into counts nothing.
     """
     seen: dict[tuple[int, int], int] = {}
+    if os.path.isfile(path):
+        return os.lstat(path).st_blocks * 512
     for directory, _, names in os.walk(path):
         for name in names:
             try:

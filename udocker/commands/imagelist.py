@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from udocker.commands.stores import Stores
-    from udocker.images.store import Image
+    from udocker.images.names import Listed
 
 TITLES = {
     **{"Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "ID": "IMAGE ID"},
@@ -46,31 +46,39 @@ def split(name: str) -> tuple[str, str]:
     return repository, tag or _NONE
 
 
-def fields(image: Image, *, whole: bool) -> dict[str, str]:
+def fields(image: Listed, *, whole: bool) -> dict[str, str]:
     """Return what docker's `--format` knows of an image; `whole` ids are not cut."""
     repository, tag = split(image.name)
     created = created_s(image)
     return {
         "Repository": repository,
         "Tag": tag,
-        "ID": str(image.manifest.digest) if whole else image.short_id,
-        "Digest": image.source_digest or str(image.manifest.digest),
+        "ID": image.digest if whole else short_id(image),
+        "Digest": image.source_digest or image.digest,
         "CreatedSince": since(created),
         "CreatedAt": _local(created),
         "Size": shown_size(image),
-        "Platform": str(image.manifest.platform or ""),
+        "Platform": "/".join(map(str, image.platform.values())),
         "Site": image.site,
     }
 
 
-def shown_size(image: Image) -> str:
+def short_id(image: Listed) -> str:
+    """Return twelve digits that tell images apart at a glance."""
+    return image.digest.partition(":")[2][:12]
+
+
+def shown_size(image: Listed) -> str:
     """Return what the image takes on the disk, for people."""
     return console.human_size(image.size_bytes) if image.size_bytes else "unknown"
 
 
-def created_s(image: Image) -> int | None:
+def created_s(image: Listed) -> int | None:
     """Return when the image was made, in seconds since 1970; None: its config does not say."""
     text = image.created
+    if text in _known:
+        return _known[text]
+    seconds = None
     try:
         fixed = [int(text[a:b]) for a, b in ((0, 4), (5, 7), (8, 10), (11, 13), (14, 16), (17, 19))]
         then = datetime.datetime(
@@ -82,10 +90,13 @@ def created_s(image: Image) -> int | None:
             sign = -1 if zone[0] == "+" else 1
             seconds += sign * (int(zone[1:3]) * 3600 + int(zone[4:6] or 0) * 60)
     except ValueError:
-        return None
+        pass
+    _known[text] = seconds
     return seconds
 
 
+_known: dict[str, int | None] = {}
+"""Many images of a list were made at the same moment."""
 _EPOCH = datetime.datetime(1970, 1, 1)
 _SECOND = datetime.timedelta(seconds=1)
 
@@ -121,7 +132,7 @@ class Filters:
             if value.lower() not in ("true", "false", "1", "0"):
                 raise UsageError(f"--filter dangling={value!r} is not true or false")
 
-    def take(self, image: Image) -> bool:
+    def take(self, image: Listed) -> bool:
         """Tell whether the image is wanted."""
         if not self._wanted:
             return True
@@ -138,21 +149,23 @@ class Filters:
         patterns = self._wanted.get("reference")
         return patterns is None or any(matches(pattern, name) for pattern in patterns)
 
-    def _takes_labels(self, image: Image) -> bool:
+    def _takes_labels(self, image: Listed) -> bool:
         if "label" not in self._wanted:
             return True
         try:
-            labels = dict(self._stores.images.read_config(image).labels)
+            found = self._stores.get_image(image.name)
+            labels = dict(self._stores.images.read_config(found).labels)
         except StoreError:
             return False
         pairs = (text.partition("=") for text in self._wanted["label"])
         return all(
-            labels.get(key, None if eq else "") == value or (not eq and key in labels)
-            for key, eq, value in pairs
+            key in labels and (not equals or labels[key] == value) for key, equals, value in pairs
         )
 
     def _moment(self, name: str) -> int:
-        return created_s(self._stores.get_image(name)) or 0
+        found = self._stores.get_image(name).name
+        listed = (image for image in self._stores.images.listed() if image.name == found)
+        return next((created_s(image) or 0 for image in listed), 0)
 
 
 def _until(text: str) -> int:

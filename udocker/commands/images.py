@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+
 import click
 
 from udocker import console
-from udocker.commands.imagelist import TITLES, Filters, created_s, fields, shown_size, since, split
+from udocker.commands.imagelist import (
+    TITLES,
+    Filters,
+    created_s,
+    fields,
+    short_id,
+    shown_size,
+    since,
+    split,
+)
 from udocker.commands.stores import Stores
 from udocker.commands.templates import put_rows
 from udocker.errors import StoreError
@@ -15,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from udocker.images.store import Image
+    from udocker.images.names import Listed
     from udocker.oci import Descriptor
 
 
@@ -49,12 +60,12 @@ def command(
     both of which other images may share. Filters: reference, before, since, until, label,
     dangling.
     """
+    gc.disable()  # nothing that is read here is garbage before the end
     stores = Stores(settings)
     wanted = Filters(stores, filters, patterns)
-    images = [image for image in stores.images.all_images() if wanted.take(image)]
+    images = [image for image in stores.images.listed() if wanted.take(image)]
     if quiet:
-        ids = [str(i.manifest.digest) if no_trunc else i.short_id for i in images]
-        console.put_lines(ids)
+        console.put_lines(i.digest if no_trunc else short_id(i) for i in images)
     elif template and template != "table":
         put_rows(template, (fields(image, whole=no_trunc) for image in images), TITLES)
     else:
@@ -65,14 +76,14 @@ def command(
 
 
 def _rows(
-    stores: Stores, images: Sequence[Image], titles: Sequence[str], *, long: bool, whole: bool
+    stores: Stores, images: Sequence[Listed], titles: Sequence[str], *, long: bool, whole: bool
 ) -> Iterator[list[str]]:
     for image in images:
         if len(titles) > 5:
             shown = fields(image, whole=whole)
             row = [shown[title] for title in titles]
         else:  # of 10,000 images only what is shown is made
-            identifier = str(image.manifest.digest) if whole else image.short_id
+            identifier = image.digest if whole else short_id(image)
             row = [*split(image.name), identifier, since(created_s(image)), shown_size(image)]
         if image.site:
             row.append(f"in {image.site}")
@@ -82,9 +93,9 @@ def _rows(
             yield [f"  {layer.digest}", *("" for _ in titles[1:-1]), size]
 
 
-def _layers(stores: Stores, image: Image) -> tuple[Descriptor, ...]:
+def _layers(stores: Stores, image: Listed) -> tuple[Descriptor, ...]:
     try:
-        return stores.images.read_manifest(image).layers
+        return stores.images.read_manifest(stores.get_image(image.name)).layers
     except StoreError:
         console.warn(f"{image.name} is damaged here; pull it again")
         return ()

@@ -34,6 +34,8 @@ def command(
     With --all images of which there is no container go too; protected ones stay.
     """
     stores = Stores(settings)
+    if not dry_run:
+        stores.images.prepare()
     images = _unused(stores, filters) if unused else []
     left = stores.images.leftovers()
     size_left = sum(map(trees.size_bytes, left))
@@ -68,12 +70,13 @@ def _tell(done: str, images: list[Image], left: list[str], freed: Freed, size_le
 def _unused(stores: Stores, filters: tuple[str, ...]) -> list[Image]:
     used = {container.manifest for container in stores.containers.containers()}
     wanted = Filters(stores, filters)
+    chosen = {image.name for image in stores.images.names.listed("") if wanted.take(image)}
     return [
         image
         for image in stores.images.images()
-        if image.manifest.digest not in used
+        if image.name in chosen
+        and image.manifest.digest not in used
         and not stores.images.is_protected(image)
-        and wanted.take(image)
     ]
 
 

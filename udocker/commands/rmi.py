@@ -38,7 +38,9 @@ def command(
                 raise
 
     code = each(names, act)
-    if not no_prune:
+    if no_prune:
+        stores.images.write_index()
+    else:
         freed = stores.collect()
         if freed.kept:
             console.warn(f"content is kept: {freed.kept}; udocker prune removes it later")

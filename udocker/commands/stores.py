@@ -6,7 +6,7 @@ import os
 
 from udocker import console, trees
 from udocker.containers.store import ContainerStore
-from udocker.errors import ImageNotFound, InvalidReference, RegistryError, StoreError
+from udocker.errors import DiskFull, ImageNotFound, InvalidReference, RegistryError, StoreError
 from udocker.images.store import ImageStore
 from udocker.oci import ImageConfig, Platform
 from udocker.reference import HUB, Reference, registry_of
@@ -211,6 +211,12 @@ class Stores:
         images = self.images.images()
         digests = [digest for image in images for digest in self.images.digests(image)]
         KeptSignatures(self.settings.directory).forget_all_but(digests)
+        try:
+            self.images.write_index()
+        except DiskFull:  # there will be room when some is gone
+            freed = collect(self.images, self.kept)
+            self.images.write_index()
+            return freed
         return collect(self.images, self.kept)
 
     def protect(self, name: str, *, wanted: bool) -> None:

@@ -15,7 +15,7 @@ from udocker.oci import Digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from udocker.oci import Descriptor
 
@@ -55,6 +55,13 @@ class BlobStore:
         except OSError:
             return False
 
+    def can_read(self, descriptor: Descriptor) -> bool:
+        """Tell whether the content is here or in a layout of others, whole."""
+        try:
+            return os.stat(self.find(descriptor.digest)).st_size == descriptor.size_bytes
+        except OSError:
+            return False
+
     def read(self, digest: Digest, limit_bytes: int) -> bytes:
         """Return the content of that digest. Raises StoreError when it is not here."""
         data = disk.read(self.find(digest), limit_bytes)
@@ -86,6 +93,26 @@ class BlobStore:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
                 raise disk.store_error(error, final) from error
+
+    def lacking_bytes(self, blobs: Iterable[Descriptor]) -> int:
+        """Return how many bytes are still to come of those blobs; equal ones come once."""
+        sizes = {blob.digest: blob.size_bytes for blob in blobs if not self.has(blob)}
+        had: dict[str, int] = {}
+        for name in os.listdir(self.partial) if sizes else ():
+            try:
+                size = os.stat(f"{self.partial}/{name}").st_size
+            except OSError:  # gone just now
+                continue
+            digest = name.partition(".")[0].replace("-", ":")
+            had[digest] = max(size, had.get(digest, 0))
+        return sum(max(0, size - had.get(str(digest), 0)) for digest, size in sizes.items())
+
+    def sole(self, digest: Digest) -> disk.Lock:
+        """Return the lock of those who bring that blob; held, nobody else does where locks work."""
+        locks = disk.make_directory(f"{os.path.dirname(self.partial)}/locks")
+        lock = disk.Lock(f"{locks}/blob-{digest.hex}")
+        lock.acquire()
+        return lock
 
     def begin(self, descriptor: Descriptor) -> PartialBlob:
         """Return the blob to be collected, with what an earlier, dead process got of it."""
@@ -131,7 +158,7 @@ class BlobStore:
             if not (dash and dot and is_abandoned(left, owner)):
                 continue
             here = os.path.exists(f"{self.layout}/blobs/{algorithm}/{hex_digits}")
-            if resumable or here or _age_s(left) > _UNWANTED_S:
+            if resumable or here or age_s(left) > _UNWANTED_S:
                 yield left
 
     def _partial_names(self) -> list[str]:
@@ -145,11 +172,12 @@ def is_abandoned(path: str, owner: str) -> bool:
     """Tell whether the process that works on `path` (`host-pid`) is gone."""
     host, _, pid = owner.rpartition("-")
     if host != os.uname().nodename or not pid.isdigit():
-        return _age_s(path) > _STALE_S
+        return age_s(path) > _STALE_S
     return int(pid) == os.getpid() or not disk.is_alive(int(pid))
 
 
-def _age_s(path: str) -> float:
+def age_s(path: str) -> float:
+    """Return how long ago a file was written to, in seconds; 0 when it is gone."""
     import time
 
     try:

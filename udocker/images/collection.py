@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from udocker import disk, fastjson, trees
-from udocker.errors import InvalidDocument, StoreError
+from udocker.errors import DiskFull, InvalidDocument, StoreError
 from udocker.images.leases import discard
 from udocker.oci import MAX_DOCUMENT_BYTES, Descriptor, Digest
 from udocker.values import dataclass
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from udocker.images.store import ImageStore
+    from udocker.images.store import Image, ImageStore
 
     Kept = Callable[[], frozenset[str]]
     """Returns the digests, as hex, of what containers need of images that may be gone."""
@@ -40,6 +40,22 @@ class Freed:
     """Why content was kept that no image names; empty: none was."""
 
 
+def sizes(store: ImageStore, image: Image) -> dict[str, int]:
+    """Return what an image is made of, blobs and its tree, and what each takes on the disk."""
+    found = {f"tree {image.chain_id.hex}": 0}
+    extent = store.tree_store.extent(image.chain_id.hex)
+    if extent:
+        found[f"tree {image.chain_id.hex}"] = extent.disk_bytes
+    blobs = [image.manifest.digest]
+    try:
+        manifest = store.read_manifest(image)
+        blobs += [blob.digest for blob in (manifest.config, *manifest.layers)]
+    except StoreError:  # damaged
+        pass
+    found.update((str(blob), _size(store.blobs.path(blob))) for blob in blobs)
+    return found
+
+
 def unneeded(store: ImageStore, keep: Kept, without: Iterable[str] = ()) -> Freed:
     """Return what `collect` would remove if there were not the names `without`."""
     if not os.path.isdir(store.layout):
@@ -56,33 +72,38 @@ def collect(store: ImageStore, keep: Kept = frozenset) -> Freed:
         return Freed(kept=f"a pull is going on ({users})")
     with lease:
         found = _Unneeded(store, keep)
-        stage = store.new_stage() if found.blobs or found.trees else ""
+        if not found.blobs and not found.trees:
+            return found.freed()
+        stage = _stage(store, found)
         try:
-            return _without_name(store, keep, found, stage) if stage else found.freed()
+            return _without_name(store, keep, found, stage)
         finally:
-            if stage:
-                trees.remove_tree(stage)
+            trees.remove_tree(stage)
+
+
+def _stage(store: ImageStore, found: _Unneeded) -> str:
+    """Make a directory to throw away; where the disk is full a blob gives way to it."""
+    try:
+        return store.new_stage()
+    except DiskFull:
+        for blob in found.blobs:
+            disk.remove_file(store.blobs.path(blob))
+        return store.new_stage()
 
 
 def _without_name(store: ImageStore, keep: Kept, found: _Unneeded, stage: str) -> Freed:
     """Move what is not needed into `stage`; back what is needed after all."""
     freed = found.freed()
-    moved = {_move(path, f"{stage}/{name}"): path for name, path in found.paths()}
+    moved = {
+        f"{stage}/{name}": path
+        for name, path in found.paths()
+        if disk.rename(path, f"{stage}/{name}")  # or another process was quicker
+    }
     again = _Needed(store, keep, frozenset())
     for gone, path in moved.items():
         if again.has(os.path.basename(path), is_blob=path.startswith(store.layout)):
-            _move(gone, path)
+            disk.rename(gone, path)
     return freed
-
-
-def _move(path: str, target: str) -> str:
-    try:
-        os.rename(path, target)
-    except FileNotFoundError:  # another process was quicker
-        pass
-    except OSError as error:
-        raise disk.store_error(error, path) from error
-    return target
 
 
 class _Needed:

@@ -12,6 +12,7 @@ import os
 import time
 
 from udocker import disk
+from udocker.errors import DiskFull
 from udocker.images.blobs import is_abandoned
 
 _USE, _DISCARD = "use", "discard"
@@ -86,7 +87,13 @@ def discard(locks: str) -> tuple[Lease | None, str]:
         owners = Lease(locks, lock, _DISCARD).others(_USE)
         lock.release()
         return None, ", ".join(owners) or "another process"
-    lease = Lease(locks, lock, _DISCARD).take()
+    lease = Lease(locks, lock, _DISCARD)
+    try:
+        lease.take()
+    except DiskFull:  # the more so something must be thrown away, and the lock is held
+        lock = disk.Lock(f"{locks}/content")
+        lock.acquire(wait=False)
+        lease = Lease(locks, lock, _DISCARD)
     owners = lease.others(_USE)
     if owners:
         lease.release()

@@ -6,8 +6,7 @@ import os
 
 from udocker import disk, fastjson
 from udocker.errors import InvalidDocument, InvalidReference
-from udocker.images.names import CHAIN_ID
-from udocker.images.store import SOURCE_DIGEST
+from udocker.images.names import CHAIN_ID, SOURCE_DIGEST
 from udocker.oci import REF_NAME, Descriptor, Digest
 from udocker.reference import Reference
 

@@ -9,6 +9,7 @@ rename, and `index.json` can be made again at any time. To find a name is to ope
 from __future__ import annotations
 
 import os
+from operator import attrgetter
 
 from udocker import disk, fastjson
 from udocker.errors import InvalidDocument
@@ -23,11 +24,38 @@ OWN_NAME = "org.udocker.name"
 """Annotation: the name again; an entry whose other name differs was copied by another tool."""
 CHAIN_ID = "org.udocker.chain-id"
 """Annotation: which tree the image has."""
+SOURCE_DIGEST = "org.udocker.source.digest"
+"""Annotation: the digest that the registry gives for the name (of an index, mostly)."""
+CREATED = "org.opencontainers.image.created"
+"""Annotation: when the image was made, as its config says."""
+SIZE = "org.udocker.size"
+"""Annotation: what blobs and tree took on the disk when the image was added, in bytes."""
 _ENTRY_BYTES = 64 << 10
 _INDEX_BYTES = 256 << 20
 _NAME_BYTES = 255
 """Source: Linux, NAME_MAX."""
 _ROUNDS = 20
+
+
+class Listed:
+    """What lists show of an image, with no more work than that takes: there may be 10,000."""
+
+    __slots__ = ("created", "digest", "name", "platform", "site", "size_bytes", "source_digest")
+
+    def __init__(self, member: Any, site: str) -> None:
+        """Raises ValueError, KeyError, TypeError, AttributeError for what is no entry."""
+        marks = member["annotations"]
+        self.name: str = marks[OWN_NAME] + ""
+        self.digest: str = member["digest"] + ""
+        """Of the manifest."""
+        self.created: str = marks.get(CREATED, "") + ""
+        """When the image was made, as its config says; empty: it does not."""
+        self.size_bytes = int(marks.get(SIZE, 0))
+        """What blobs and tree took on the disk when the image was added; 0: unknown."""
+        self.source_digest: str = marks.get(SOURCE_DIGEST, "") + ""
+        """The digest that the name had where the image came from; empty: unknown."""
+        self.platform: dict[str, str] = member.get("platform") or {}
+        self.site = site
 
 
 class NameStore:
@@ -48,6 +76,16 @@ class NameStore:
         """Return all entries, in no order; broken ones are left out."""
         return _parsed(self._files().values())
 
+    def listed(self, site: str) -> list[Listed]:
+        """Return what lists show of all images, in the order of their names."""
+        found = []
+        for member in _members(self._files().values()):
+            try:
+                found.append(Listed(member, site))
+            except (ValueError, KeyError, TypeError, AttributeError):  # broken
+                continue
+        return sorted(found, key=attrgetter("name"))
+
     def broken(self) -> list[str]:
         """Return the paths of entries that cannot be read as what they are."""
         files = self._files().items()
@@ -60,12 +98,7 @@ class NameStore:
 
     def remove(self, name: str) -> None:
         """Take a name away. Idempotent."""
-        try:
-            os.unlink(self.path(name))
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise disk.store_error(error, self.path(name)) from error
+        disk.remove_file(self.path(name))
 
     def write_index(self) -> str | None:
         """Let `index.json` have the entries of all names, and those that other tools put there.
@@ -80,8 +113,8 @@ class NameStore:
             foreign, is_good = self.foreign()
             if not is_good:
                 aside = f"{self.index}.broken"
-                os.replace(self.index, aside)
-            own = sorted(_members(files.values()), key=_ref_name)
+                disk.rename(self.index, aside)
+            own = sorted(filter(_is_entry, _members(files.values())), key=_ref_name)
             index = {"schemaVersion": 2, "manifests": [*foreign, *own]}
             disk.write_whole(self.index, _dumped(index), drafts=self._drafts)
             if self._files() == files:

@@ -15,9 +15,9 @@ import os
 
 from udocker import console, disk, trees
 from udocker.errors import ImageNotFound, InvalidDocument, StoreError
-from udocker.images.blobs import BlobStore, is_abandoned
+from udocker.images.blobs import BlobStore, age_s, is_abandoned
 from udocker.images.leases import Lease, use
-from udocker.images.names import CHAIN_ID, OWN_NAME, NameStore
+from udocker.images.names import CHAIN_ID, CREATED, OWN_NAME, SIZE, SOURCE_DIGEST, NameStore
 from udocker.images.treestore import TreeStore
 from udocker.oci import MAX_DOCUMENT_BYTES, REF_NAME, Descriptor, Digest, ImageConfig, Manifest
 from udocker.values import dataclass, replace
@@ -26,16 +26,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from udocker.images.names import Listed
     from udocker.reference import Reference
 
-SOURCE_DIGEST = "org.udocker.source.digest"
-"""Annotation: the digest that the registry gives for the name (of an index, mostly)."""
-CREATED = "org.opencontainers.image.created"
-"""Annotation: when the image was made, as its config says."""
-SIZE = "org.udocker.size"
-"""Annotation: what blobs and tree took on the disk when the image was added, in bytes."""
 PUBLIC = "public"
 """A file of that name says that the store is for others to read, too."""
+_OLD_LOCK_S = 3600
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _REPLACED = "replaced"
 
@@ -62,17 +58,6 @@ class Image:
     def source_digest(self) -> str:
         """The digest that the name had where the image came from; empty: unknown."""
         return self.manifest.annotation(SOURCE_DIGEST) or ""
-
-    @property
-    def created(self) -> str:
-        """When the image was made, as its config says; empty: it does not."""
-        return self.manifest.annotation(CREATED) or ""
-
-    @property
-    def size_bytes(self) -> int:
-        """What blobs and tree took on the disk when the image was added; 0: unknown."""
-        text = self.manifest.annotation(SIZE) or ""
-        return int(text) if text.isdigit() else 0
 
 
 class ImageStore:
@@ -101,9 +86,15 @@ class ImageStore:
         """Return all images of the store itself in the order of their names."""
         return tuple(sorted(map(self._image, self.names.entries()), key=lambda image: image.name))
 
-    def all_images(self) -> tuple[Image, ...]:
-        """Return the images of the store, then those of the site's stores."""
-        return sum((store.images() for store in self.sites), self.images())
+    def listed(self) -> list[Listed]:
+        """Return what lists show of the images of the store, then of those of the site's."""
+        found = self.names.listed(self.site)
+        for store in self.sites:
+            try:
+                found += store.listed()
+            except StoreError as error:
+                console.warn(f"site store: {error.message}")
+        return found
 
     def find(self, reference: Reference) -> Image | None:
         """Return the image that a reference names; by digest where it has one."""
@@ -235,6 +226,19 @@ class ImageStore:
         self.blobs.sweep()
         for left in self._abandoned():
             self.throw_away(left)
+        self._sweep_locks()
+
+    def _sweep_locks(self) -> None:
+        """Remove locks of blobs and trees that killed processes left; younger ones may be wanted
+        just now."""
+        for name in os.listdir(self.locks) if os.path.isdir(self.locks) else ():
+            path = f"{self.locks}/{name}"
+            if name.startswith(("blob-", "tree-")) and age_s(path) > _OLD_LOCK_S:
+                lock = disk.Lock(path)
+                if lock.acquire(wait=False):
+                    lock.discard()
+                else:
+                    lock.release()
 
     def leftovers(self) -> list[str]:
         """Return the paths of all that dead processes left on its way, to be continued or not."""
@@ -311,11 +315,8 @@ class ImageStore:
             **self._facts(manifest, chain_id),
         }
         entry = replace(manifest, annotations=tuple(annotations.items()))
-        with self.lock("index"):
-            self.names.put(name, entry)
-            aside = self.names.write_index()
-        if aside:
-            console.warn(f"the index of the image layout was broken and is now {aside}")
+        self.names.put(name, entry)
+        self.write_index()
         return self._image(entry)
 
     def _facts(self, manifest: Descriptor, chain_id: Digest) -> dict[str, str]:
@@ -342,21 +343,15 @@ class ImageStore:
             disk.make_directory(os.path.dirname(path))
             disk.write_whole(path, b"")
             return
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise disk.store_error(error, path) from error
+        disk.remove_file(path)
 
     def _protection(self, image: Image) -> str:
         """Return the file that protects an image; its name is the digest of the image's."""
         return f"{os.path.dirname(self.layout)}/protected/{Digest.of(image.name.encode()).hex}"
 
     def remove(self, image: Image) -> None:
-        """Take the name away; content that nobody needs then stays until it is collected.
-
-        Raises StoreError when it is protected, or the site's.
+        """Take the name away; `write_index` tells other tools, and content that nobody needs now
+        stays until it is collected. Raises StoreError when it is protected, or the site's.
         """
         if image.site:
             raise StoreError(
@@ -366,9 +361,16 @@ class ImageStore:
         if self.is_protected(image):
             hint = f"udocker unprotect {image.name}"
             raise StoreError(f"image {image.name} is protected", hint=hint)
+        self.names.remove(image.name)
+
+    def write_index(self) -> None:
+        """Let other tools see the images as they are now."""
+        if not os.path.isdir(self.layout):
+            return
         with self.lock("index"):
-            self.names.remove(image.name)
-            self.names.write_index()
+            aside = self.names.write_index()
+        if aside:
+            console.warn(f"the index of the image layout was broken and is now {aside}")
 
     def lock(self, name: str) -> disk.Lock:
         """Return the lock of that name, by which processes spare each other work."""

@@ -110,7 +110,7 @@ class _Commit:
     def _base_layers(self) -> tuple[Descriptor, ...] | None:
         """Return the layers of the container's image; None when they are not here any more."""
         blobs = self._store.blobs
-        data = disk.read(blobs.path(self._container.manifest), MAX_DOCUMENT_BYTES)
+        data = disk.read(blobs.find(self._container.manifest), MAX_DOCUMENT_BYTES)
         try:
             kind = fastjson.loads(data).get("mediaType", OCI_MANIFEST) if data else OCI_MANIFEST
             found = Manifest.from_bytes(data, kind).layers if data else ()
@@ -205,7 +205,7 @@ class _Commit:
             trees.remove_tree(stage)
 
     def _tar(self, layer: Descriptor) -> Iterator[bytes]:
-        with open(self._store.blobs.path(layer.digest), "rb", buffering=0) as file:
+        with open(self._store.blobs.find(layer.digest), "rb", buffering=0) as file:
             pieces = iter(lambda: file.read(_PIECE_BYTES), b"")
             yield from decompress.chunks(pieces, expansion=0)  # it was written here
 

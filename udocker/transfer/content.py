@@ -58,7 +58,7 @@ def content_of(store: ImageStore, image: Image) -> Content:
     """
     manifest = store.read_manifest(image)
     for layer in manifest.layers:
-        if not store.blobs.has(layer):
+        if not store.blobs.can_read(layer):
             raise StoreError(
                 f"{image.name}: the layer {layer.digest} is not here",
                 hint=f"udocker pull {image.name} brings it, unless it is not to be distributed",
@@ -78,7 +78,7 @@ def content_of(store: ImageStore, image: Image) -> Content:
 def blob_chunks(blobs: BlobStore, blob: Descriptor) -> Iterator[bytes]:
     """Yield a blob's bytes. Raises StoreError, at the end, if they are not the blob's."""
     hasher, size_bytes = hashlib.new(blob.digest.algorithm), 0
-    path = blobs.path(blob.digest)
+    path = blobs.find(blob.digest)
     try:
         with open(path, "rb", buffering=0) as file:
             while chunk := file.read(CHUNK_BYTES):
@@ -106,7 +106,7 @@ def tar_chunks(blobs: BlobStore, layer: Descriptor, diff_id: Digest) -> Iterator
 
 def tar_size(blobs: BlobStore, layer: Descriptor, diff_id: Digest) -> int:
     """Return the size of a layer's tar stream, which is read for it if it is compressed."""
-    with open(blobs.path(layer.digest), "rb") as file:
+    with open(blobs.find(layer.digest), "rb") as file:
         if not decompress.compression(file.read(decompress.HEAD_BYTES)):
             return layer.size_bytes
     return sum(map(len, tar_chunks(blobs, layer, diff_id)))

@@ -94,9 +94,17 @@ class LayerFetcher:
     def _bytes(self, layer: Descriptor, report: Report) -> Iterator[bytes]:
         """Yield the layer's bytes; after the last one the blob is in the store, verified."""
         report.start(layer.digest.hex[:12], layer.size_bytes)
-        if self._blobs.has(layer):
-            yield from self._kept(layer, report)
-            return
+        if not self._blobs.has(layer):
+            lock = self._blobs.sole(layer.digest)
+            try:
+                if not self._blobs.has(layer):  # nobody brought it meanwhile
+                    yield from self._brought(layer, report)
+                    return
+            finally:
+                lock.discard()
+        yield from self._kept(layer, report)
+
+    def _brought(self, layer: Descriptor, report: Report) -> Iterator[bytes]:
         partial = self._blobs.begin(layer)
         resumed = partial.size_bytes
         try:

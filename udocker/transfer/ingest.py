@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from udocker import console, disk
-from udocker.errors import IntegrityError, InvalidDocument
+from udocker import console, disk, filesystems
+from udocker.errors import DiskFull, IntegrityError, InvalidDocument
 from udocker.oci import MAX_DOCUMENT_BYTES, Digest, ImageConfig
 from udocker.transfer.build import TreeBuilder, jobs
 from udocker.transfer.fetch import LayerFetcher
@@ -118,13 +118,23 @@ class Ingest:
             ]
             sizes = [layer.size_bytes for layer in missing]
             self._connections = connections(sizes, jobs(self._settings))
+            needed = self._store.blobs.lacking_bytes(missing)
+            what = f"{self._source.name} has layers of {console.human_size(needed)}"
+            filesystems.check_room(self._store.partial, needed, what)
             builder = TreeBuilder(self._settings, self._store, fetcher)
             left_out = builder.make(resolved.manifest.layers, config)
+        except DiskFull as error:
+            raise self._with_needs(error, resolved) from error
         finally:
             lock.discard()
         if left_out:
             listed = ", ".join(f"{what} ({count})" for what, count in left_out)
             self._tell(f"left out, for only root can make them: {listed}")
+
+    def _with_needs(self, error: DiskFull, resolved: Resolved) -> DiskFull:
+        size = sum(layer.size_bytes for layer in resolved.manifest.layers)
+        sizes = f"{console.human_size(size)} as it comes, mostly 2 to 4 times as much unpacked"
+        return DiskFull(f"{error.message}; all of the image: {sizes}", hint=error.hint)
 
     def _name(self, reference: Reference, resolved: Resolved, config: ImageConfig) -> Image:
         descriptor = resolved.descriptor

@@ -9,6 +9,7 @@ from udocker.oci import Platform
 from udocker.registry.client import Client
 from udocker.transfer.admission import Admission
 from udocker.transfer.ingest import Ingest
+from udocker.transfer.nearby import NearbySource
 from udocker.transfer.source import RegistrySource
 from udocker.trust.place import in_registry
 
@@ -46,7 +47,8 @@ def _pull(settings: Settings, store: ImageStore, reference: Reference, asked: st
         if not settings.quiet:
             console.say(f"{reference.familiar} is up to date")
         return current
-    source = RegistrySource(client, reference)
+    registry = RegistrySource(client, reference)
+    source = NearbySource(registry, store) if store.sites else registry
     ingest = Ingest(settings, store, source, platform, admission, strict=bool(asked))
     return ingest.run(reference)
 

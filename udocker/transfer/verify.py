@@ -94,7 +94,7 @@ def _documents(store: ImageStore, image: Image) -> tuple[Manifest, ImageConfig]:
 
 
 def _document(store: ImageStore, what: str, digest: Digest) -> bytes:
-    data = disk.read(store.blobs.path(digest), MAX_DOCUMENT_BYTES)
+    data = disk.read(store.blobs.find(digest), MAX_DOCUMENT_BYTES)
     if data is None:
         raise _Faulty(DOCUMENT, f"{what} {digest} is missing", digest)
     found = Digest.of(data, digest.algorithm)
@@ -139,7 +139,7 @@ class _Check:
     def _read(
         self, layer: Descriptor, diff_id: Digest, directory: str, report: Report
     ) -> LayerTree:
-        path, what = self._store.blobs.path(layer.digest), f"layer {layer.digest}"
+        path, what = self._store.blobs.find(layer.digest), f"layer {layer.digest}"
         try:
             size_bytes = os.stat(path).st_size
         except OSError as error:
