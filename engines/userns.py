@@ -8,6 +8,7 @@ import sys
 from udocker import disk, trees
 from udocker.containers import features
 from udocker.containers.rootfs import own_copy
+from udocker.containers.skeleton import is_foreign, make_upper
 from udocker.containers.spec import Launch, Rootfs
 from udocker.containers.store import announced
 from udocker.engines import facts, launching
@@ -112,7 +113,8 @@ class UsernsEngine:
             return Rootfs(
                 container.tree, container.upper, container.work, volatile=container.ephemeral
             )
-        if container.ephemeral and host.kernel >= MEMORY_OVERLAY:
+        in_memory = host.kernel >= MEMORY_OVERLAY and not is_foreign(container.tree)
+        if container.ephemeral and in_memory:
             return Rootfs(container.tree)
         return Rootfs(container.rootfs, flat=True)
 
@@ -122,7 +124,10 @@ class UsernsEngine:
             own_copy(container)
         for path in filter(None, (rootfs.upper, rootfs.work)):
             try:
-                os.mkdir(path, 0o755)
+                if path == container.upper:
+                    make_upper(container)
+                else:
+                    os.mkdir(path, 0o755)
             except FileExistsError:
                 pass
             except OSError as error:

@@ -61,7 +61,7 @@ def test_an_image_of_the_site_is_listed_run_and_never_written_to(
     user, env = unprivileged, {"UDOCKER_SITE_STORES": f"/nowhere:{site}"}
     before = state(site)
     (line,) = user.udocker("images", env=env).stdout.splitlines()[1:]
-    assert line.endswith(f"in {site}")
+    assert line.endswith(f"  {site}")
     assert user.udocker("images", "-q").stdout == ""
     say = ["run", "--rm", "--pull=never", busybox_reference, "cat", "/etc/greeting"]
     assert user.udocker(*say, env=env).stdout == "hello\n"

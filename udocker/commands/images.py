@@ -71,6 +71,8 @@ def command(
     else:
         titles = ["Repository", "Tag", *(["Digest"] if digests else [])]
         titles += ["ID", "CreatedSince", "Size", *(["Platform"] if show_platform else [])]
+        if any(image.site for image in images):
+            titles.append("Site")
         rows = _rows(stores, images, titles, long=long, whole=no_trunc)
         console.table([TITLES[title] for title in titles], rows)
 
@@ -85,12 +87,10 @@ def _rows(
         else:  # of 10,000 images only what is shown is made
             identifier = image.digest if whole else short_id(image)
             row = [*split(image.name), identifier, since(created_s(image)), shown_size(image)]
-        if image.site:
-            row.append(f"in {image.site}")
         yield row
         for layer in _layers(stores, image) if long else ():
             size = console.human_size(layer.size_bytes)
-            yield [f"  {layer.digest}", *("" for _ in titles[1:-1]), size]
+            yield [f"  {layer.digest}", *(size if t == "Size" else "" for t in titles[1:])]
 
 
 def _layers(stores: Stores, image: Listed) -> tuple[Descriptor, ...]:

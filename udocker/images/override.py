@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ATTRIBUTE = "user.containers.override_stat"
 _MAX_BYTES = 64
 _MAX_ID = 2**32 - 2
+_UNSAFE_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_IWGRP | stat.S_IWOTH
 _OWNER_ALL = 0o600
 """What copies for engines whose programs have only this user's rights have at least."""
 
@@ -28,6 +29,15 @@ def file_mode(mode: int) -> int:
 def directory_mode(mode: int) -> int:
     """Return the mode of a directory on the disk: the owner can do everything in it."""
     return mode & 0o3777 | 0o700
+
+
+def readable_mode(mode: int) -> int:
+    """Return the mode of a file or directory in a store for all to read.
+
+    Others may do what the owner may, except writing; and no program gives them its owner's rights.
+    """
+    able = 0o444 | (0o111 if mode & 0o100 else 0)
+    return (mode & ~_UNSAFE_BITS) | able
 
 
 def encode(owner: tuple[int, int], mode: int) -> bytes:
@@ -53,9 +63,11 @@ def image_mode(mode: int, remembered: int) -> int:
     """
     found = stat.S_IMODE(mode)
     if stat.S_ISDIR(mode):
-        return remembered if found == directory_mode(remembered) else found
+        unchanged = directory_mode(remembered)
+        return remembered if found in (unchanged, readable_mode(unchanged)) else found
     unchanged = file_mode(remembered)
-    return remembered if found in (unchanged, unchanged | _OWNER_ALL) else found
+    known = (unchanged, unchanged | _OWNER_ALL, readable_mode(unchanged))
+    return remembered if found in known else found
 
 
 def value_in(attributes: Iterable[tuple[str, bytes]]) -> bytes | None:

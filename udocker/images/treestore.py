@@ -16,6 +16,7 @@ import os
 import stat
 
 from udocker import disk, fastjson, filesystems, trees
+from udocker.images import override
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -28,9 +29,6 @@ _RECORD_BYTES = 4096
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _SAFE = ""
 """In place of a boot: the tree is on the disk, whatever happens."""
-_UNSAFE_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_IWGRP | stat.S_IWOTH
-"""In a store that others may read, a program must not give them its owner's rights, and nobody
-but its owner may write."""
 
 
 @dataclass(frozen=True)
@@ -175,28 +173,32 @@ def _statuses(path: str) -> Iterator[os.stat_result]:
 
 
 def open_to_readers(path: str) -> None:
-    """Let every user read the tree and nobody but its owner write to it."""
+    """Let every user read the tree and nobody but its owner write to it.
+
+    What the image says of modes is remembered as it is of what a user cannot make.
+    """
     try:
         for directory, _, names, descriptor in os.fwalk(path):
-            _open_one(descriptor)
+            _open_one(f"/proc/self/fd/{descriptor}", os.fstat(descriptor).st_mode)
             for name in names:
-                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode):
-                    mode = _readable(stat.S_IMODE(status.st_mode))
-                    if mode != stat.S_IMODE(status.st_mode):
-                        os.chmod(f"{directory}/{name}", mode)
+                mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
+                if stat.S_ISREG(mode):
+                    _open_one(f"{directory}/{name}", mode)
     except OSError as error:
         raise disk.store_error(error, error.filename or path) from error
 
 
-def _open_one(descriptor: int) -> None:
-    os.fchmod(descriptor, _readable(stat.S_IMODE(os.fstat(descriptor).st_mode) | 0o100))
-
-
-def _readable(mode: int) -> int:
-    """Return the mode with which all may do what the owner may, except writing."""
-    able = 0o444 | (0o111 if mode & 0o100 else 0)
-    return (mode & ~_UNSAFE_BITS) | able
+def _open_one(path: str, mode: int) -> None:
+    mode = stat.S_IMODE(mode)
+    wanted = override.readable_mode(mode)
+    if wanted == mode:
+        return
+    os.chmod(path, wanted | 0o200)
+    try:
+        os.setxattr(path, override.ATTRIBUTE, override.encode((0, 0), mode), os.XATTR_CREATE)
+    except OSError:  # it has one, with its owner; or the file system has none
+        pass
+    os.chmod(path, wanted)
 
 
 def _boot_id() -> str:
