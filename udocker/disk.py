@@ -12,14 +12,14 @@ import os
 
 from udocker.errors import DiskFull, StoreError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def store_error(error: OSError, path: str) -> StoreError:
     """Return what happened to `path` in words, with the way out where the disk is full."""
     message = f"{path}: {error.strerror or error}"
-    if error.errno in _FULL:
+    if error.errno in FULL:
         from udocker import filesystems
 
         hint = filesystems.way_out(path, quota=error.errno == errno.EDQUOT)

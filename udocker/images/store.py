@@ -86,6 +86,10 @@ class ImageStore:
         """Return all images of the store itself in the order of their names."""
         return tuple(sorted(map(self._image, self.names.entries()), key=lambda image: image.name))
 
+    def all_images(self) -> tuple[Image, ...]:
+        """Return the images of the store, then those of the site's stores."""
+        return sum((store.images() for store in self.sites), self.images())
+
     def listed(self) -> list[Listed]:
         """Return what lists show of the images of the store, then of those of the site's."""
         found = self.names.listed(self.site)

@@ -10,6 +10,7 @@ import os
 import stat
 from contextlib import contextmanager
 
+from udocker import disk
 from udocker.errors import StoreError, UdockerError, UnpackError
 from udocker.images import bounds, override, tar, tree
 from udocker.images.layertree import ASIDE, Growing, LayerTree
@@ -25,7 +26,6 @@ _IMPLICIT_MODE = 0o755
 _MAX_STRATA = 64
 _MAX_PLACES = 4096
 _DEVICES = (tar.CHARACTER, tar.BLOCK)
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _IMPOSSIBLE = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EFBIG)
 _KNOWN_NAMESPACES = (b"security", b"trusted", b"system")
 _OF_OVERLAYS = (b"user.overlay.", b"user.fuseoverlayfs.", override.ATTRIBUTE.encode())
@@ -361,9 +361,8 @@ def _clean(path: bytes) -> bytes:
 
 def _disk_failure(error: OSError, directory: str, path: bytes) -> UdockerError:
     what = f"cannot unpack {repr(path[:200]) if path else 'the layer'}: {error.strerror or error}"
-    if error.errno in _NO_SPACE:
-        hint = "make room there, or set UDOCKER_DIR to a directory on another file system"
-        return StoreError(f"{directory}: {what}", hint=hint)
+    if error.errno in disk.FULL:
+        return disk.store_error(error, directory)
     if error.errno in _IMPOSSIBLE and path:
         return UnpackError(what)
     return StoreError(f"{directory}: {what}")
