@@ -161,8 +161,13 @@ def run_as_user(bench: Bench, on: str | None) -> int:
 
 
 @contextlib.contextmanager
-def registry(bench: Bench, images: Sequence[tuple[str, str, str]]) -> Iterator[None]:
-    """A registry that holds the images (layout, tag in it, name) runs on loopback."""
+def registry(
+    bench: Bench, images: Sequence[tuple[str, str, str]], slow: Sequence[str] = ()
+) -> Iterator[None]:
+    """A registry that holds the images (layout, tag in it, name) runs on loopback.
+
+    `slow` holds MB/s and milliseconds that each connection has and waits.
+    """
     storage = os.path.join(bench.store, f"registry-{os.getpid()}")
     os.makedirs(storage)
     bench.registry = free_address()
@@ -177,9 +182,28 @@ def registry(bench: Bench, images: Sequence[tuple[str, str, str]]) -> Iterator[N
             for layout, tag, name in images:
                 target = f"docker://{bench.registry}/{name}"
                 bench.run([*copy, f"oci:{layout}:{tag}", target])
+            if slow:
+                bench.registry = stack.enter_context(slowed(bench, bench.registry, slow))
+                if bench.tls_registry:
+                    bench.tls_registry = stack.enter_context(
+                        slowed(bench, bench.tls_registry, slow)
+                    )
             yield
     finally:
         remove(storage)
+
+
+@contextlib.contextmanager
+def slowed(bench: Bench, address: str, slow: Sequence[str]) -> Iterator[str]:
+    """The address of a slow way to `address` that is open while this lasts."""
+    own = free_address()
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "benchslow.py")
+    words = ["python3", script, own.partition(":")[2], address, *slow]
+    with subprocess.Popen(
+        words, env=bench.env, stdin=subprocess.PIPE
+    ):  # it ends when its input does
+        wait_for(own)
+        yield own
 
 
 @contextlib.contextmanager
@@ -228,6 +252,13 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--on", metavar="DIR", help="pull: where; as root also `tmpfs` or `ext4`, made for it"
     )
+    parser.add_argument(
+        "--slow",
+        nargs=2,
+        metavar=("MB/S", "MS"),
+        default=(),
+        help="pull: what each connection to the registry has, and how late answers are",
+    )
     return parser.parse_args()
 
 
@@ -261,7 +292,7 @@ def main() -> None:
             os.makedirs(os.path.join(bench.env["HOME"], name), mode=0o700)
         if words.what == "pull":
             images = benchpull.prepare_images(bench, words.images)
-        with registry(bench, images):
+        with registry(bench, images, words.slow):
             for line in lines(bench, words):
                 print(line, flush=True)
     except Refused as refusal:

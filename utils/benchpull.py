@@ -57,11 +57,9 @@ def _make(layout: str, name: str) -> None:
 
 def layout_of(bench: Bench, name: str) -> str:
     """Return where the layout of an image lies."""
-    return (
-        os.path.join(bench.image, "layout")
-        if name == "deb"
-        else os.path.join(bench.store, f"image-{name}")
-    )
+    if name == "deb":
+        return os.path.join(bench.image, "layout")
+    return os.path.join(bench.store, f"{name}-{benchimages.EDITION}")
 
 
 class Measures:

@@ -75,7 +75,7 @@ class Bench:
         )
         if done.returncode:
             words = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-            raise Refused(words[-1][:120].replace("|", "/"))
+            raise Refused(words[-1][-160:].replace("|", "/"))
         return done.stdout
 
     @property
