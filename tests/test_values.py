@@ -39,3 +39,12 @@ def test_a_value_shows_its_fields_as_dataclasses_do():
 def test_wrong_fields_are_an_error(args, kwargs):
     with pytest.raises(TypeError):
         Point(*args, **kwargs)
+
+
+def test_a_value_may_have_no_fields():
+    @dataclass(frozen=True)
+    class Nothing:
+        """Only what it is."""
+
+    assert Nothing() == Nothing()
+    assert repr(Nothing()).endswith("Nothing()")

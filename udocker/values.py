@@ -24,7 +24,8 @@ else:
         return type(value)(**fields)
 
     def _with_fields(cls):
-        names = tuple(n for n, kind in cls.__annotations__.items() if "ClassVar" not in str(kind))
+        annotated = getattr(cls, "__annotations__", {})  # before Python 3.10 absent where empty
+        names = tuple(n for n, kind in annotated.items() if "ClassVar" not in str(kind))
         defaults = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
         after = getattr(cls, "__post_init__", None)
 
