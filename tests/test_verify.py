@@ -6,12 +6,19 @@ import random
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from images import add_image
 from registries import REF_NAME, DockerRegistry, Layout, Proxy, body, digest
 from tarballs import archive, fifo, file, folder, hard_link, symlink
+
+from udocker.errors import UnpackError
+from udocker.images import layers
+from udocker.images.compare import differences
 
 ONE = archive(
     folder("etc"),
@@ -321,10 +328,68 @@ def test_a_running_container_keeps_the_tree_that_a_repair_replaces(unprivileged,
     assert len(os.listdir(partial)) == 1
     unprivileged.udocker("kill", "kept")
     unprivileged.udocker("wait", "kept")
-    unprivileged.udocker("verify", "-q", "--repair")
+    unprivileged.udocker("prune")
     assert os.listdir(partial) == []
     unprivileged.udocker("start", "kept")
     unprivileged.udocker("rm", "-f", "kept")
+
+
+def test_an_image_of_the_sites_store_is_verified_and_not_repaired(case):
+    site = f"{case.user.home}/site"
+    os.rename(case.user.udocker_dir, site)
+    environment = {"UDOCKER_SITE_STORES": site}
+    assert case.verify(case.name, env=environment).stdout == f"{case.name}: ok\n"
+    assert case.verify(env=environment).stdout == ""
+    os.unlink(case.path("layer").replace(case.user.udocker_dir, site))
+    done = case.verify("--repair", case.name, env=environment)
+    assert (done.returncode, "not yours" in done.stdout) == (1, True)
+
+
+NAMES = st.sampled_from([b"a", b"b", b"c/d", b"c", b"a/b/c", b"l/x"])
+MEMBERS = st.lists(
+    st.builds(file, NAMES, st.binary(max_size=3), st.sampled_from([0o644, 0o755, 0]))
+    | st.builds(folder, NAMES, st.sampled_from([0o755, 0o500]))
+    | st.builds(symlink, NAMES | st.just(b"l"), st.sampled_from([b"c", b"/a", b"..", b"l"]))
+    | st.builds(hard_link, NAMES, NAMES)
+    | st.builds(lambda name: file(name[:-1] + b".wh." + name[-1:]), NAMES)
+    | st.just(file(b".wh..wh..opq")),
+    max_size=6,
+)
+
+
+def made(directory, streams, *, hollow):
+    os.mkdir(directory)
+    parts = []
+    for number, stream in enumerate(streams):
+        place = f"{directory}/{number}"
+        os.mkdir(place)
+        parts.append((place, layers.unpack(iter([stream]), place, hollow=hollow)))
+    layers.merge(parts, f"{directory}/rootfs")
+    return f"{directory}/rootfs"
+
+
+@given(st.lists(MEMBERS, min_size=1, max_size=3), st.binary(min_size=1, max_size=1))
+def test_layers_without_content_make_the_tree_that_they_make_with_it(stack, byte):
+    streams = [archive(*members) for members in stack]
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            whole = made(f"{directory}/whole", streams, hollow=False)
+        except UnpackError:
+            with pytest.raises(UnpackError):
+                made(f"{directory}/hollow", streams, hollow=True)
+            return
+        hollow = made(f"{directory}/hollow", streams, hollow=True)
+        assert list(differences(hollow, whole, content=False)) == []
+        assert list(differences(whole, whole, content=True)) == []
+        for path, _, names in os.walk(whole):
+            for name in names[:1]:
+                one = os.path.join(path, name)
+                if os.path.isfile(one) and not os.path.islink(one) and os.path.getsize(one):
+                    os.chmod(one, 0o600)
+                    with open(one, "ab") as changed:
+                        changed.write(byte)
+                    assert list(differences(hollow, whole, content=False)) != []
+                    return
 
 
 def test_a_killed_repair_leaves_a_store_that_the_next_one_mends(case):

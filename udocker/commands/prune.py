@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -49,6 +50,8 @@ def command(
         stores.images.remove(image)
     for path in left:
         stores.images.throw_away(path)
+    if os.path.isdir(stores.images.partial):
+        stores.images.remove_set_aside(stores.is_tree_in_use)
     stores.containers.remove_leftovers()
     _tell("removed", images, left, stores.collect(), size_left)
 
