@@ -5,7 +5,7 @@ import json
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from registries import Layout, needs
 
@@ -176,6 +176,7 @@ NEARLY = st.recursive(
 PATHS = st.lists(st.integers(0, 3), max_size=5)
 
 
+@settings(deadline=None)
 @given(JSON | NEARLY)
 def test_what_is_not_a_policy_is_never_taken_for_one(value):
     try:
@@ -189,6 +190,7 @@ def test_what_is_not_a_policy_is_never_taken_for_one(value):
     assert len(found.default) == len(value["default"]) > 0
 
 
+@settings(deadline=None)
 @given(PATHS, JSON)
 def test_a_change_anywhere_is_refused_or_read_as_what_it_says(path, put):
     document = {

@@ -10,7 +10,7 @@ import tempfile
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import add_image
 from registries import REF_NAME, DockerRegistry, Layout, Proxy, body, digest
@@ -368,6 +368,7 @@ def made(directory, streams, *, hollow):
     return f"{directory}/rootfs"
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(MEMBERS, min_size=1, max_size=3), st.binary(min_size=1, max_size=1))
 def test_layers_without_content_make_the_tree_that_they_make_with_it(stack, byte):
     streams = [archive(*members) for members in stack]
