@@ -1,8 +1,10 @@
 """Images of the files of a system: from a file, a pipe or the web, compressed in any way."""
 
 import hashlib
+import io
 import json
 import os
+import tarfile
 
 import pytest
 from conftest import _busybox_layer
@@ -85,6 +87,33 @@ def test_a_system_of_files_runs_as_image_and_as_container(user, tmp_path):
     assert done.returncode == 2
 
 
+def test_a_container_that_udocker_1_packed_is_one_again(user):
+    said = {"architecture": "amd64", "config": {"Cmd": ["/bin/cat", "/etc/name"], "Env": ["A=b"]}}
+    members = [folder("./ROOT"), folder("./ROOT/etc"), file("./ROOT/etc/name", b"mine\n", 0o600)]
+    data = archive(
+        *members, file("./container.json", json.dumps(said).encode()), file("./execmode")
+    )
+    before = names(user)
+    made = bring(user, data, "--clone", "--name=old").stdout.decode().strip()
+    shown = json.loads(user.udocker("inspect", "old").stdout)
+    assert shown["Id"] == made
+    assert shown["Config"]["Cmd"] == said["config"]["Cmd"]
+    exported = user.udocker("export", "old", text=False).stdout
+    with tarfile.open(fileobj=io.BytesIO(exported)) as tar:
+        assert tar.getmember("etc/name").mode == 0o600
+        assert sorted(name for name in tar.getnames() if name != ".") == ["etc", "etc/name"]
+    assert (names(user), leftovers(user)) == (before, [])
+
+
+@pytest.mark.parametrize(
+    "members", [[file("etc/name", b"x")], [symlink("ROOT", "/etc")], [file("ROOT", b"")]]
+)
+def test_what_udocker_1_did_not_pack_is_no_container(user, members):
+    done = bring(user, archive(*members), "--clone", check=False)
+    assert (done.returncode, b"not made by export --clone" in done.stderr) == (1, True)
+    assert leftovers(user) == []
+
+
 def test_without_a_name_it_is_called_by_its_id(user):
     bring(user, SMALL, "-m", "nameless")
     assert any(name.startswith("localhost/") for name in names(user))
@@ -153,7 +182,7 @@ def test_devices_are_left_out_with_a_note_and_archives_of_images_are_told(user):
 
 
 def test_words_that_make_no_sense_are_errors(user):
-    for words in (["--clone", "x"], ["--name=n", "x"], ["-", "UPPER"], []):
+    for words in (["--name=n", "x"], ["-", "UPPER"], []):
         assert user.udocker("import", *words, check=False).returncode == 2
     done = user.udocker("import", "/nowhere.tar", "x", check=False)
     assert (done.returncode, done.stderr) == (

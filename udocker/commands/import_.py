@@ -13,6 +13,7 @@ from udocker.errors import UdockerError, UsageError
 from udocker.oci import Platform
 from udocker.reference import Reference
 from udocker.settings import Settings
+from udocker.transfer.fromclone import unpacked_clone
 from udocker.transfer.fromtar import Wish, import_tar
 from udocker.values import dataclass, replace
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 _PIECE_BYTES = 1 << 20
 _URLS = ("http://", "https://")
-_CLONES = "archives of `udocker export --clone` of udocker 1 are not read"
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def _read(file: int | str, name: str = "") -> Iterator[bytes]:
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="What the files are for.")
 @click.option("--mv", "move", is_flag=True, help="Remove FILE once it is imported.")
 @click.option("--tocontainer", is_flag=True, help="Make a container, and no image.")
-@click.option("--clone", is_flag=True, help=f"Not supported: {_CLONES}.")
-@click.option("--name", metavar="NAME", help="With --tocontainer: the container's name.")
+@click.option("--clone", is_flag=True, help="Make a container of what udocker 1 exported so.")
+@click.option("--name", metavar="NAME", help="With --tocontainer or --clone: the container's name.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing of what was left out.")
 @click.argument("file", metavar="FILE|URL|-")
 @click.argument("image", required=False, metavar="[IMAGE[:TAG]]")
@@ -109,10 +109,7 @@ def command(
 
     The archive may be compressed. Without IMAGE it is named localhost/ and the image's digits.
     """
-    if clone:
-        hint = "tar -c -C ROOT . | udocker import - NAME takes the files alone"
-        raise UsageError(f"--clone: {_CLONES}", hint=hint)
-    if name and not tocontainer:
+    if name and not (tocontainer or clone):
         raise UsageError("--name is a container's", hint="udocker import --tocontainer --name=...")
     settings = replace(settings, quiet=settings.quiet or quiet)
     stores = Stores(settings)
@@ -124,7 +121,10 @@ def command(
         message=message,
         changes=changes,
     )
-    if tocontainer:
+    stores.images.prepare()  # once: it sweeps what this process left, too
+    if clone:
+        console.put(_cloned(stores, source, wish, name).id)
+    elif tocontainer:
         console.put(_container(stores, source, wish, name).id)
     else:
         console.put(_image(stores, source, wish).manifest.digest.hex)
@@ -141,19 +141,36 @@ def _reference(stores: Stores, image: str | None) -> Reference | None:
     return reference
 
 
-def _image(stores: Stores, source: _Source, wish: Wish) -> Image:
+def _image(
+    stores: Stores, source: _Source, wish: Wish, chunks: Iterator[bytes] | None = None
+) -> Image:
+    """Make an image of what the source has, or of `chunks` in its place."""
     store = stores.images
-    store.prepare()
     with store.using():
-        return import_tar(stores.settings, store, source.name, source.chunks(stores.settings), wish)
+        chunks = chunks or source.chunks(stores.settings)
+        return import_tar(stores.settings, store, source.name, chunks, wish)
 
 
-def _container(stores: Stores, source: _Source, wish: Wish, name: str | None) -> Container:
+def _cloned(stores: Stores, source: _Source, wish: Wish, name: str | None) -> Container:
+    """Make a container of one that udocker 1 packed."""
+    settings, store = stores.settings, stores.images
+    with unpacked_clone(settings, store, source.name, source.chunks(settings)) as clone:
+        wish = replace(wish, process=clone.process)
+        return _container(stores, source, wish, name, clone.chunks())
+
+
+def _container(
+    stores: Stores,
+    source: _Source,
+    wish: Wish,
+    name: str | None,
+    chunks: Iterator[bytes] | None = None,
+) -> Container:
     """Make a container; its image, under a name that nobody has, is gone afterwards."""
     if name:
         stores.containers.check_name(name)
     passing = Reference("localhost", "imported", os.urandom(6).hex(), None)
-    image = _image(stores, source, replace(wish, reference=passing))
+    image = _image(stores, source, replace(wish, reference=passing), chunks)
     try:
         shown = replace(image, name=str(wish.reference)) if wish.reference else image
         config = stores.images.read_manifest(image).config.digest

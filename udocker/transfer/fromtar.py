@@ -19,7 +19,8 @@ from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
 
     from udocker.images.layers import LayerTree
     from udocker.images.store import Image, ImageStore
@@ -37,6 +38,8 @@ class Wish:
     message: str = ""
     changes: tuple[str, ...] = ()
     """Dockerfile instructions."""
+    process: Mapping[str, Any] | None = None
+    """The member `config` of the config, before the instructions; None: empty."""
 
 
 def import_tar(
@@ -49,7 +52,7 @@ def import_tar(
     a hostile one, StoreError, TrustError.
     """
     Admission(settings, Place(TARBALL, ())).check(source, ())
-    process = instructions.apply({}, wish.changes)
+    process = instructions.apply(dict(wish.process or {}), wish.changes)
     stage = store.new_stage()
     try:
         os.mkdir(f"{stage}/layer", 0o755)
