@@ -50,7 +50,9 @@ def _pull(settings: Settings, store: ImageStore, reference: Reference, asked: st
     registry = RegistrySource(client, reference)
     source = NearbySource(registry, store) if store.sites else registry
     ingest = Ingest(settings, store, source, platform, admission, strict=bool(asked))
-    return ingest.run(reference)
+    image = ingest.run(reference)
+    # where no lease keeps others from throwing away, what is gone again is brought again
+    return image if store.is_whole(image) else ingest.run(reference)
 
 
 def _current(
