@@ -57,6 +57,17 @@ def test_scopes_may_be_words_or_parameters():
     assert challenge.parameter("realm") == ""
 
 
+HOSTILE = ["a", '="', "a ", ",", " ", "\\", "a=", 'a="b",', "\t,", 'a="\\"', "a=b ", "A=", '"']
+
+
+@pytest.mark.parametrize("part", HOSTILE)
+@pytest.mark.parametrize("before", ["", "Bearer ", 'Bearer realm="'])
+def test_a_hostile_header_is_read_at_once(before, part):
+    # Some milliseconds; minutes where the time grows with the square of the length.
+    parse_challenges(before + part * (65_000 // len(part)))
+    parse_challenges(before + part * 2000 + "!" + part * 2000)
+
+
 WORDS = st.from_regex(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,9}", fullmatch=True)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlencode
 
 from udocker import fastjson
@@ -25,12 +25,14 @@ PULL, PUSH = "pull", "pull,push"
 _USERS = {"nvcr.io": "$oauthtoken, the password a key of ngc.nvidia.com"}
 """What is peculiar about the users of a registry. Source: docs.nvidia.com, NGC user guide."""
 _MAX_TOKEN_CHARACTERS = 1 << 16
+_MAX_HEADER_CHARACTERS = 1 << 14
+"""More of a challenge is not read."""
 _MAX_TOKEN_LIFE_S = 86400
 _MARGIN_S = 10.0
 """A token is renewed this long before it ends: a request must not outlive it on its way."""
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _CHALLENGE_PART = re.compile(
-    rf"""[ \t,]* (?:
+    rf"""(?:
         (?P<key>{_TOKEN}) [ \t]*=[ \t]* (?: "(?P<quoted>(?:[^"\\]|\\.)*)" | (?P<plain>{_TOKEN}) )
       | (?P<scheme>{_TOKEN}) (?: [ ]+ [A-Za-z0-9._~+/-]+ =* (?=[ \t]*(?:,|$)) )? (?=[ \t,]|$)
       | [^,]+
@@ -63,7 +65,7 @@ def parse_challenges(header: str) -> tuple[Challenge, ...]:
     Several headers may be given joined with commas. Source: RFC 9110, section 11.6.1.
     """
     challenges: list[Challenge] = []
-    for part in _CHALLENGE_PART.finditer(header):
+    for part in _parts(header[:_MAX_HEADER_CHARACTERS]):
         if part["scheme"]:
             challenges.append(Challenge(part["scheme"].lower()))
         elif part["key"] and challenges:
@@ -73,6 +75,20 @@ def parse_challenges(header: str) -> tuple[Challenge, ...]:
             pair = (part["key"].lower(), value)
             challenges.append(Challenge(last.scheme, (*last.parameters, pair)))
     return tuple(challenges)
+
+
+def _parts(header: str) -> Iterator[re.Match[str]]:
+    """Yield schemes and parameters; what stands between them is passed over in one go."""
+    position = 0
+    while position < len(header):
+        if header[position] in " \t,":
+            position += 1
+            continue
+        part = _CHALLENGE_PART.match(header, position)
+        if part is None:
+            return
+        yield part
+        position = part.end()
 
 
 @dataclass(frozen=True)
