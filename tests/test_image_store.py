@@ -61,6 +61,40 @@ def test_an_image_is_found_by_name_digest_and_id(store):
     assert store.read_config(image).chain_id == image.chain_id
 
 
+def test_names_need_no_lock_of_a_process_that_stands_still(store, monkeypatch):
+    monkeypatch.setattr("udocker.images.store._INDEX_S", 0.05)
+    with store.lock("index"):
+        image = add(store, "a:1")
+        store.write_index()
+    assert store.images() == (image,)
+    with open(store.names.index) as index:
+        assert len(json.load(index)["manifests"]) == 1
+
+
+def test_names_longer_than_names_of_files_are_kept(store):
+    long = f"registry.example:5000/{'a' * 120}/{'b' * 120}:{'c' * 128}"
+    image = add(store, long)
+    assert store.find(Reference.parse(long)) == image
+    store.remove(image)
+    assert store.images() == ()
+
+
+def test_what_a_pull_came_to_need_meanwhile_gets_its_name_back(store):
+    image = add(store, "a:1")
+    asked = []
+
+    def keep():  # the second time it is asked somebody needs all of it
+        asked.append(1)
+        if len(asked) == 2:
+            store.names.put(image.name, image.manifest)
+        return frozenset()
+
+    store.remove(image)
+    collect(store, keep)
+    assert store.is_whole(store.find(Reference.parse("a:1")))
+    assert os.listdir(store.partial) == []
+
+
 def test_an_image_of_the_same_name_gives_way(store):
     add(store, "a:1", b"old")
     new = add(store, "a:1", b"new")

@@ -13,6 +13,7 @@ import os
 from udocker.errors import DiskFull, StoreError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+_PAUSE_S = 0.01
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -159,6 +160,20 @@ class Lock:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise store_error(error, self.path) from error
+        return True
+
+    def acquire_within(self, seconds: float) -> bool:
+        """Take the lock if that is possible so soon: its holder may have been made to stand still.
+
+        Tells whether it was got.
+        """
+        import time
+
+        end = time.monotonic() + seconds
+        while not self.acquire(wait=False):
+            if time.monotonic() > end:
+                return False
+            time.sleep(_PAUSE_S)
         return True
 
     def let_go(self) -> None:

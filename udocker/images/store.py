@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PUBLIC = "public"
 """A file of that name says that the store is for others to read, too."""
 _OLD_LOCK_S = 3600
+_INDEX_S = 5
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _REPLACED = "replaced"
 
@@ -371,8 +372,12 @@ class ImageStore:
         """Let other tools see the images as they are now."""
         if not os.path.isdir(self.layout):
             return
-        with self.lock("index"):
+        lock = self.lock("index")
+        try:
+            lock.acquire_within(_INDEX_S)  # it spares work, and is not needed to be right
             aside = self.names.write_index()
+        finally:
+            lock.release()
         if aside:
             console.warn(f"the index of the image layout was broken and is now {aside}")
 
