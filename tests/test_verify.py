@@ -310,6 +310,20 @@ def test_an_index_that_is_broken_or_not_that_of_the_names_is_made_again(case, te
     case.good()
 
 
+def test_blobs_that_no_image_has_are_checked_too(case):
+    blobs = f"{case.user.udocker_dir}/images/blobs/sha256"
+    good, bad = digest(b"good")[7:], digest(b"bad")[7:]
+    for name, data in ((good, b"good"), (bad, b"other"), ("strange", b"x")):
+        with open(f"{blobs}/{name}", "wb") as blob:
+            blob.write(data)
+    case.user.own(blobs)
+    case.faulty(f"blob sha256:{bad} is damaged; no image needs it")
+    assert f"sha256:{bad}: thrown away" in case.verify("--repair").stdout
+    assert os.path.exists(f"{blobs}/{good}")
+    assert not os.path.exists(f"{blobs}/{bad}")
+    case.good()
+
+
 def test_a_running_container_keeps_the_tree_that_a_repair_replaces(unprivileged, busybox_reference):
     run = ["run", "-d", "--name=kept", busybox_reference, "sleep", "60"]
     unprivileged.udocker(*run)

@@ -85,6 +85,7 @@ class _Verification:
             else:
                 for image in store.images():
                     self._attempt(image.name, image)
+                self._check_strays()
             if self._wants_repair:
                 store.remove_set_aside(self._stores.is_tree_in_use)
         finally:
@@ -105,6 +106,18 @@ class _Verification:
                 console.put(done)
         elif found:
             self._failed = True
+
+    def _check_strays(self) -> None:
+        from udocker.transfer.strays import Strays
+
+        strays = Strays(self._settings, self._stores.images)
+        for digest in strays.damaged():
+            console.put(f"blob {digest} is damaged; no image needs it")
+            if self._wants_repair:
+                strays.throw_away(digest)
+                console.put(f"blob {digest}: thrown away")
+            else:
+                self._failed = True
 
     def _named(self, name: str) -> None:
         try:
