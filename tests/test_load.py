@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -537,8 +538,11 @@ def test_a_load_that_is_killed_at_any_moment_leaves_a_store_that_works(unprivile
             assert hashlib.sha256(blob.read()).hexdigest() == name
 
 
+@pytest.mark.parametrize("room_mb", [4, 9])
 @pytest.mark.parametrize("compress", [bytes, lambda data: gzip.compress(data, 1)])
-def test_a_full_disk_is_said_and_with_more_room_the_same_load_works(unprivileged, compress):
+def test_a_full_disk_is_said_and_with_more_room_the_same_load_works(
+    unprivileged, compress, room_mb
+):
     path, small = f"{unprivileged.home}/x.tar", f"{unprivileged.home}/small"
     with open(path, "wb") as out:
         out.write(compress(packed(docker_files(LARGE))))
@@ -546,13 +550,13 @@ def test_a_full_disk_is_said_and_with_more_room_the_same_load_works(unprivileged
     unprivileged.own(small)
     load = f"{unprivileged.python} -m udocker load -q -i {path}"
     script = f"""
-        mount -t tmpfs -o size=40m t {small}; head -c 36m /dev/zero > {small}/ballast
+        mount -t tmpfs -o size=40m t {small}; head -c {40 - room_mb}m /dev/zero > {small}/ballast
         {load}; echo $?; ls {small}/store/partial
         rm {small}/ballast; {load}; ls {small}/store/partial"""
     inside = ["unshare", "-Urm", "sh", "-c", script]
     done = unprivileged.run(inside, env={"UDOCKER_DIR": f"{small}/store"})
     assert done.stdout == "1\nLoaded image: img:1\n"
-    assert "No space left on device" in done.stderr
+    assert re.search("No space left on device|too much for|MiB are free", done.stderr)
     assert "UDOCKER_DIR" in done.stderr
 
 
