@@ -259,6 +259,7 @@ def test_a_broken_file_stops_a_pull_but_not_an_image_that_is_here(
     name = f"{docker_registry.host}/org/here:1"
     unprivileged.udocker("pull", name)
     configure(unprivileged, "[[registry]\n")
+    assert ".config/containers/registries.conf" in unprivileged.udocker("showconf").stdout
     unprivileged.udocker("run", "--dry-run", name, "x")
     done = unprivileged.udocker("pull", name, check=False)
     assert done.returncode == 2

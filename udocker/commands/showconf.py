@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from udocker import console
+from udocker.registry.configuration import files
 from udocker.settings import SYSTEM_FILE, Settings, origins
 
 
@@ -22,3 +25,5 @@ def command(ctx: click.Context) -> None:
     console.table(("SETTING", "VALUE", "FROM"), rows)
     named = f", {flags['config']}" if "config" in flags else ""
     console.put(f"\nfiles read: {SYSTEM_FILE}, {settings.directory}/udocker.conf{named}")
+    registries = [path for path, _ in files(settings.environment) if os.path.exists(path)]
+    console.put(f"registries: {', '.join(registries) or 'no registries.conf'}")

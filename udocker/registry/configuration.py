@@ -92,7 +92,7 @@ class Registries:
 def load(environment: Mapping[str, str], system: str = SYSTEM_DIRECTORY) -> Registries:
     """Return what the files in force say. Raises UsageError with the place of what is wrong."""
     found = Registries()
-    for path, own in _files(environment, system):
+    for path, own in files(environment, system):
         table = toml.read(path)
         if table:
             says = parse(table)
@@ -100,8 +100,10 @@ def load(environment: Mapping[str, str], system: str = SYSTEM_DIRECTORY) -> Regi
     return found
 
 
-def _files(environment: Mapping[str, str], system: str) -> Iterator[tuple[str, bool]]:
-    """Yield the files, the most important one last, and whether each is the user's own.
+def files(
+    environment: Mapping[str, str], system: str = SYSTEM_DIRECTORY
+) -> Iterator[tuple[str, bool]]:
+    """Yield the files in force, the most important one last, and whether each is the user's own.
 
     The user's registries.conf stands in the place of the system's; the directories of both add
     to it. The one that the variable names stands alone.
