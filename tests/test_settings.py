@@ -1,4 +1,5 @@
 import os
+import pwd
 import subprocess
 import sys
 
@@ -94,3 +95,8 @@ def test_a_user_without_a_home_needs_none_where_a_directory_is_named():
 def test_what_python_put_into_the_environment_is_not_the_callers(tmp_path):
     assert "LC_CTYPE" not in load(tmp_path, LC_CTYPE="C.UTF-8").environment
     assert load(tmp_path, LC_CTYPE="C.UTF-8", LANG="C").environment["LC_CTYPE"] == "C.UTF-8"
+
+
+def test_who_has_no_home_in_the_environment_has_that_of_the_account():
+    assert settings.home_directory({"HOME": "/h"}) == "/h"
+    assert settings.home_directory({}) == pwd.getpwuid(os.getuid()).pw_dir

@@ -90,7 +90,7 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) 
 
     Raises UsageError for a value of the wrong kind, naming where it stands.
     """
-    home = environment.get("HOME") or _passwd_home()
+    home = home_directory(environment)
     chosen: dict[str, Any] = {}
     for path in _files(flags, environment, home):
         chosen.update(_read_file(path, needed=path == flags.get("config")))
@@ -113,7 +113,7 @@ def origins(
     flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
     """Return where each setting in force comes from: a flag, a variable, a file, or `default`."""
-    home = environment.get("HOME") or _passwd_home()
+    home = home_directory(environment)
     found = dict.fromkeys(_KEYS, "default")
     for path in _files(flags, environment, home):
         found.update(dict.fromkeys(_read_file(path), path))
@@ -179,6 +179,11 @@ def _in_home(path: str, home: str) -> str:
     if not home:
         raise UsageError("this user has no home directory", hint="set HOME or UDOCKER_DIR")
     return os.path.abspath(home + path[1:])
+
+
+def home_directory(environment: Mapping[str, str]) -> str:
+    """Return the user's home: $HOME, or else what the account has; empty: none."""
+    return environment.get("HOME") or _passwd_home()
 
 
 def _passwd_home() -> str:

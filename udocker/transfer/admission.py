@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from udocker.errors import StoreError, TrustError
+from udocker.settings import home_directory
 from udocker.trust import keys
 from udocker.trust import policy as policies
 from udocker.trust.attached import Attached
@@ -80,7 +81,7 @@ class Admission:
 
         Raises TrustError where the policy cannot be read or is broken.
         """
-        home = settings.environment.get("HOME", "")
+        home = home_directory(settings.environment)
         self._policy: Policy | None = policies.load(settings.policy, home)
         self._directory = settings.directory
         self._place = place
