@@ -231,9 +231,11 @@ class Stores:
         """Tell whether a container of that tree runs, here or, for all we know, elsewhere."""
         from udocker.containers.state import UNKNOWN, condition_of
 
-        users = (c for c in self.containers.containers(broken=lambda _: None) if c.tree == tree)
+        broken: list[StoreError] = []
+        users = [c for c in self.containers.containers(broken.append) if c.tree == tree]
         conditions = (condition_of(self.containers, user) for user in users)
-        return any(found.is_running or found.status == UNKNOWN for found in conditions)
+        running = any(found.is_running or found.status == UNKNOWN for found in conditions)
+        return running or bool(broken)  # of a broken one nobody knows which tree it has
 
     def release(self, container: Container) -> None:
         """Throw away what a removed container needed of an image that was removed before."""
