@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from udocker.errors import StoreError, UnpackError
+from udocker.errors import DiskFull, UnpackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Expansion:
 def while_room(chunks: Iterable[bytes], directory: str) -> Iterator[bytes]:
     """Yield what is written to `directory`, as long as some of its file system stays free.
 
-    That is 256 MiB, or 2 % of a small one, for what else runs there. Raises StoreError.
+    That is 256 MiB, or 2 % of a small one, for what else runs there. Raises DiskFull.
     """
     step = _MOST_STEP_BYTES
     for chunk in chunks:
@@ -67,13 +67,16 @@ def while_room(chunks: Iterable[bytes], directory: str) -> Iterator[bytes]:
 
 
 def _room(directory: str) -> int:
-    """Return how many bytes may be written. Raises StoreError when there are none."""
+    """Return how many bytes may be written. Raises DiskFull when there are none."""
     found = os.statvfs(directory)
     free = found.f_bavail * found.f_frsize
     room = free - min(_RESERVE_BYTES, found.f_blocks * found.f_frsize // _RESERVE_PART)
     if room < 0:
-        raise StoreError(
-            f"{directory}: unpacking stopped, for only {free >> 20} MiB are free there",
-            hint="free space there, or set UDOCKER_DIR to a directory on another file system",
+        from udocker import filesystems
+
+        raise DiskFull(
+            f"{directory}: unpacking stopped before the disk is full "
+            f"({filesystems.room(directory)})",
+            hint=filesystems.way_out(directory, quota=False),
         )
     return room

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from udocker.images.layertree import LayerTree, Stratum
 
     Attributes = tuple[tuple[str, bytes], ...]
+    Times = tuple[int, int]
 
 _IMPLICIT_MODE = 0o755
 _MAX_DEPTH = 2 * Limits().depth
@@ -59,8 +60,9 @@ class _Merge:
         self._source = source
         self._target = target
         self._layer = layer
-        self._attributes: list[tuple[bytes, os.stat_result, Attributes]] = []
-        self._times: dict[bytes, os.stat_result] = {}
+        # Of these there are as many as directories: a whole stat_result has 800 bytes.
+        self._attributes: list[tuple[bytes, int, Times, Attributes]] = []
+        self._times: dict[bytes, tuple[int, Times]] = {}
         """Times of the directories below that get or lose something and have no entry."""
 
     def run(self) -> None:
@@ -70,10 +72,10 @@ class _Merge:
         self._hide()
         for stratum in self._layer.strata:
             self._move(stratum)
-        for place, status in self._times.items():
-            self._set_times(place, status)
-        for place, status, attributes in reversed(self._attributes):
-            self._set_attributes(place, status, attributes)
+        for place, (inode, times) in self._times.items():
+            self._set_times(place, inode, times)
+        for place, mode, times, attributes in reversed(self._attributes):
+            self._set_attributes(place, mode, times, attributes)
 
     def _make_links(self, stratum: Stratum) -> None:
         for path, link in stratum.links:
@@ -182,29 +184,37 @@ class _Merge:
     def _keep_times(self, place: bytes) -> None:
         """Give the directory `place` its times again when everything has moved."""
         if place not in self._times:
-            self._times[place] = os.fstat(self._target.descriptor(place))
+            status = os.fstat(self._target.descriptor(place))
+            self._times[place] = (status.st_ino, _times(status))
 
-    def _set_times(self, place: bytes, status: os.stat_result) -> None:
+    def _set_times(self, place: bytes, inode: int, times: Times) -> None:
         try:
             descriptor = self._target.descriptor(place)
         except _GONE:
             return
-        if os.fstat(descriptor).st_ino == status.st_ino:  # not another one in its place
-            os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
+        if os.fstat(descriptor).st_ino == inode:  # not another one in its place
+            os.utime(descriptor, ns=times)
 
     def _remember(self, path: bytes, place: bytes) -> None:
         descriptor = self._source.descriptor(path)
-        self._attributes.append((place, os.fstat(descriptor), tree.attributes(descriptor)))
+        status, attributes = os.fstat(descriptor), tree.attributes(descriptor)
+        self._attributes.append((place, stat.S_IMODE(status.st_mode), _times(status), attributes))
 
-    def _set_attributes(self, place: bytes, status: os.stat_result, attributes: Attributes) -> None:
+    def _set_attributes(
+        self, place: bytes, mode: int, times: Times, attributes: Attributes
+    ) -> None:
         try:
             descriptor = self._target.descriptor(place)
         except _GONE:
             return
         tree.remove_attributes(descriptor)
         tree.set_attributes(descriptor, attributes)
-        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-        os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.fchmod(descriptor, mode)
+        os.utime(descriptor, ns=times)
+
+
+def _times(status: os.stat_result) -> Times:
+    return status.st_atime_ns, status.st_mtime_ns
 
 
 class _Places:

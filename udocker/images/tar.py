@@ -44,6 +44,9 @@ class Limits:
     """One path, as long as Linux takes (PATH_MAX)."""
     depth: int = 256
     """Directories in a path, those that symbolic links lead through included."""
+    kept: int = 500_000
+    """Directories, whiteouts and hard links to layers below: each takes 200 bytes of memory until
+    the layers are merged."""
 
 
 class Member:

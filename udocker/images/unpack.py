@@ -171,6 +171,7 @@ class _Unpacker:
             self._clear(path)
             self._tree.make_directory(path, _IMPLICIT_MODE)
         self._last.directories[path] = None
+        self._check_kept()
 
     def _clear(self, path: bytes) -> None:
         """Take away what is at `path`."""
@@ -238,6 +239,7 @@ class _Unpacker:
         mode = override.directory_mode(member.mode)
         new = path not in self._last.directories
         if new:
+            self._check_kept()
             os.mkdir(name, mode, dir_fd=parent)
         if not new or mode & 0o2000:
             # mkdir(2) does not set the set-group-id bit.
@@ -275,6 +277,7 @@ class _Unpacker:
             if self._tree.mode(path) is not None:
                 raise FileExistsError(path)
             self._last.links[path] = self._last.links.get(target, target)
+            self._check_kept()
         elif stat.S_ISDIR(mode):
             raise UnpackError(f"{member.path!r} is a hard link to the directory {member.link!r}")
         elif path != target:
@@ -330,6 +333,14 @@ class _Unpacker:
     def _skip(self, what: str) -> None:
         self._skipped[what] = self._skipped.get(what, 0) + 1
 
+    def _check_kept(self) -> None:
+        last = self._last
+        kept = len(last.directories) + len(last.links) + len(self._whiteouts) + len(self._opaque)
+        if kept > self._limits.kept:
+            raise UnpackError(
+                f"the layer has more than {self._limits.kept} directories, whiteouts and hard links"
+            )
+
     def _is_marker(self, path: bytes) -> bool:
         """Take note of a whiteout; tell whether `path` is one, or another mark of aufs."""
         *parents, name = path.split(b"/")
@@ -339,6 +350,7 @@ class _Unpacker:
             raise UnpackError(f"{path!r} stands below the name of a whiteout")
         if not name.startswith(WHITEOUT):
             return False
+        self._check_kept()
         if name == _OPAQUE:
             self._opaque[self._tree.resolve(b"/".join(parents))] = None
         elif not name.startswith(_META):
