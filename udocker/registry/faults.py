@@ -81,7 +81,7 @@ def _is_final(cause: BaseException) -> bool:
 
 def _tls_failure(text: str, url: str, cause: ssl.SSLError) -> RegistryError:
     host = split(url).netloc.rpartition("@")[2]
-    directory, why = f"~/.config/containers/certs.d/{host}", str(cause.reason)
+    directory, why = f"~/.config/containers/certs.d/{host}", str(getattr(cause, "reason", ""))
     if isinstance(cause, ssl.SSLCertVerificationError):
         hint = f"put the site's authority in {directory}/ca.crt, or name it in SSL_CERT_FILE"
         return RegistryError(text, hint=hint)
@@ -102,7 +102,7 @@ def reason(cause: BaseException) -> str:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({cause.verify_message})"
     if isinstance(cause, ssl.SSLError):
-        return f"TLS fails ({cause.reason or 'the connection is cut'})"
+        return f"TLS fails ({getattr(cause, 'reason', '') or 'the connection is cut'})"
     if isinstance(cause, OSError):
         return cause.strerror or printable(str(cause)) or "the connection is cut"
     return "the connection is cut"
