@@ -57,6 +57,11 @@ def test_without_files_an_image_is_at_its_registry(files):
     assert files.places("ubuntu") == [("docker.io/library/ubuntu:latest", False, False)]
 
 
+def test_a_file_of_comments_says_nothing(files):
+    files.system("# an example\n\n  # unqualified-search-registries = 5\n")
+    assert files.load() == Registries()
+
+
 MIRRORED = """
 [[registry]]
 prefix = "docker.io"

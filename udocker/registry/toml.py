@@ -82,8 +82,8 @@ def read(path: str) -> Table | None:
 
 
 def _parsed(path: str, text: str) -> dict[str, Any]:
-    if not text.strip():
-        return {}
+    if all(not line.strip() or line.lstrip().startswith("#") for line in text.splitlines()):
+        return {}  # as distributions install it: no reader has to be imported
     try:
         if sys.version_info >= (3, 11):
             import tomllib
