@@ -53,6 +53,7 @@ def command(
     if os.path.isdir(stores.images.partial):
         stores.images.remove_set_aside(stores.is_tree_in_use)
     stores.containers.remove_leftovers()
+    stores.images.remove_set_aside(stores.is_tree_in_use)
     _tell("removed", images, left, stores.collect(), size_left)
 
 

@@ -19,7 +19,7 @@ def command(ctx: click.Context) -> None:
     given = ctx.parent.params if ctx.parent else {}
     flags = {key: value for key, value in given.items() if value and key != "allow_root"}
     rows = [
-        (key, str(getattr(settings, key)), origin)
+        (key, _shown(getattr(settings, key)), origin)
         for key, origin in origins(flags, settings.environment).items()
     ]
     console.table(("SETTING", "VALUE", "FROM"), rows)
@@ -27,3 +27,8 @@ def command(ctx: click.Context) -> None:
     console.put(f"\nfiles read: {SYSTEM_FILE}, {settings.directory}/udocker.conf{named}")
     registries = [path for path, _ in files(settings.environment) if os.path.exists(path)]
     console.put(f"registries: {', '.join(registries) or 'no registries.conf'}")
+
+
+def _shown(value: object) -> str:
+    """Return a value as it is written in a file of settings."""
+    return ":".join(value) if isinstance(value, tuple) else str(value)

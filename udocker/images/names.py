@@ -9,7 +9,6 @@ rename, and `index.json` can be made again at any time. To find a name is to ope
 from __future__ import annotations
 
 import os
-from operator import attrgetter
 
 from udocker import disk, fastjson
 from udocker.errors import InvalidDocument
@@ -84,7 +83,7 @@ class NameStore:
                 found.append(Listed(member, site))
             except (ValueError, KeyError, TypeError, AttributeError):  # broken
                 continue
-        return sorted(found, key=attrgetter("name"))
+        return sorted(found, key=lambda one: one.name)
 
     def broken(self) -> list[str]:
         """Return the paths of entries that cannot be read as what they are."""

@@ -71,7 +71,8 @@ class ImageStore:
         which nothing is ever written."""
         self.directory = directory
         self.site = directory if site else ""
-        self.sites = tuple(ImageStore(path, site=True) for path in site_stores)
+        others = (path for path in site_stores if path != directory)
+        self.sites = tuple(ImageStore(path, site=True) for path in others)
         self.layout = f"{directory}/images"
         self.partial = f"{directory}/partial"
         self.locks = f"{directory}/locks"
