@@ -61,6 +61,32 @@ def test_an_image_is_found_by_name_digest_and_id(store):
     assert store.read_config(image).chain_id == image.chain_id
 
 
+def test_a_lease_of_another_host_holds_for_an_hour(store):
+    image = add(store, "a:1")
+    os.makedirs(store.locks, exist_ok=True)
+    lease = f"{store.locks}/use.elsewhere-1.abcd"
+    with open(lease, "w"):
+        pass
+    store.remove(image)
+    freed = collect(store)
+    assert (freed.blobs, "elsewhere-1" in freed.kept) == ((), True)
+    assert os.path.isdir(image.tree)
+    os.utime(lease, (0, 0))
+    assert len(collect(store).blobs) == 3
+    assert not os.path.exists(lease)
+
+
+def test_a_lease_of_a_dead_process_holds_nothing(store):
+    image = add(store, "a:1")
+    os.makedirs(store.locks, exist_ok=True)
+    lease = f"{store.locks}/use.{os.uname().nodename}-999999999.abcd"
+    with open(lease, "w"):
+        pass
+    store.remove(image)
+    collect(store)
+    assert not os.path.exists(image.tree)
+
+
 def test_names_need_no_lock_of_a_process_that_stands_still(store, monkeypatch):
     monkeypatch.setattr("udocker.images.store._INDEX_S", 0.05)
     with store.lock("index"):

@@ -13,10 +13,11 @@ import time
 
 from udocker import disk
 from udocker.errors import DiskFull
-from udocker.images.blobs import is_abandoned
+from udocker.images.blobs import age_s, is_abandoned
 
 _USE, _DISCARD = "use", "discard"
 _PAUSE_S = 0.05
+_STALE_S = 3600
 
 
 class Lease:
@@ -44,7 +45,7 @@ class Lease:
             owner = rest.rpartition(".")[0]
             if begun != kind or not owner:
                 continue
-            if is_abandoned(f"{self._locks}/{name}", owner) and owner != disk.owner():
+            if owner != disk.owner() and _is_dead(f"{self._locks}/{name}", owner):
                 _unlink(f"{self._locks}/{name}")
             else:
                 found.append(owner)
@@ -99,6 +100,16 @@ def discard(locks: str) -> tuple[Lease | None, str]:
         lease.release()
         return None, ", ".join(owners)
     return lease, ""
+
+
+def _is_dead(path: str, owner: str) -> bool:
+    """Tell whether the owner of a lease is gone, for all that can be known of another host's.
+
+    A pull that goes on for longer looks at its end whether all is still there.
+    """
+    if owner.rpartition("-")[0] == os.uname().nodename:
+        return is_abandoned(path, owner)
+    return age_s(path) > _STALE_S
 
 
 def _unlink(path: str) -> None:
