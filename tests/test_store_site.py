@@ -146,3 +146,21 @@ def test_a_site_store_that_cannot_be_read_is_told_and_is_no_obstacle(unprivilege
     os.chmod(f"{site}/names", 0o755)
     done = unprivileged.udocker("images", env={"UDOCKER_SITE_STORES": "here"}, check=False)
     assert (done.returncode, "absolute" in done.stderr) == (2, True)
+
+
+def test_two_users_use_one_store_at_once(unprivileged, site, docker_registry, busybox_reference):
+    """The one who looks after it pulls and prunes, the other runs what it has and pulls too."""
+    env = {"UDOCKER_SITE_STORES": site}
+    run = ["-m", "udocker", "run", "--rm", busybox_reference, "cat", "/etc/greeting"]
+    other = f"{docker_registry.host}/{os.path.basename(unprivileged.home)}:1".lower()
+    words = [run, run, ["-m", "udocker", "pull", "-q", other], run]
+    running = [
+        unprivileged.popen([unprivileged.python, *one], env=env, stdout=subprocess.PIPE, text=True)
+        for one in words
+    ]
+    as_admin(site, unprivileged.checkout, f"--repo={site}", "pull", "-q", other)
+    as_admin(site, unprivileged.checkout, f"--repo={site}", "prune", "-f")
+    said = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0, 0]
+    assert said[0] == said[1] == said[3] == "hello\n"
+    assert unprivileged.udocker("verify", other, env=env).returncode == 0
