@@ -42,3 +42,21 @@ def test_a_worker_that_is_killed_is_an_error():
 def test_every_item_is_worked_on_once(tmp_path):
     run(lambda item, report: (tmp_path / str(item)).mkdir(), count=50)
     assert len(os.listdir(tmp_path)) == 50
+
+
+def test_more_items_than_a_pipe_holds_are_all_worked_on(tmp_path):
+    count = 50_000
+    done = os.open(tmp_path / "done", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        run(lambda item, report: os.write(done, item.to_bytes(4, "little")), count)
+    finally:
+        os.close(done)
+    found = (tmp_path / "done").read_bytes()
+    assert sorted(found[i : i + 4] for i in range(0, len(found), 4)) == sorted(
+        item.to_bytes(4, "little") for item in range(count)
+    )
+
+
+def test_workers_that_end_before_all_items_are_given_out_are_an_error():
+    with pytest.raises(UdockerError, match="ended before"):
+        run(lambda item, report: os.kill(os.getpid(), 9), count=50_000)

@@ -11,6 +11,7 @@ import select
 import selectors
 import signal
 import threading
+from contextlib import closing
 
 from udocker import disk, errors, fastjson
 from udocker.errors import UdockerError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _EVENT_BYTES = 4096
 """Shorter writes to a pipe are never mixed with others. Source: pipe(7), PIPE_BUF."""
 _REPORT_BYTES = 1 << 20
+_NUMBER_BYTES = 4
 
 
 class Report:
@@ -78,13 +80,11 @@ def run(
     """
     queue, feed = os.pipe()
     listen, pipe = os.pipe()
-    os.write(feed, b"".join(item.to_bytes(4, "little") for item in order[: 1 << 13]))
-    os.close(feed)
-    children = [_fork(work, queue, pipe, (listen,)) for _ in range(min(processes, count))]
+    children = [_fork(work, queue, pipe, (listen, feed)) for _ in range(min(processes, count))]
     os.close(queue)
     os.close(pipe)
     try:
-        _listen(listen, progress)
+        _listen(listen, _Feed(feed, order), progress)
         while children:
             status = os.waitpid(children[0], 0)[1]
             children.pop(0)
@@ -122,8 +122,8 @@ def _end_with_parent(pipe: int) -> None:
 
 def _work(work: Work, queue: int, report: Report) -> int:
     try:
-        # the queue is a pipe that holds all items: each read takes the next one
-        while item := os.read(queue, 4):
+        # the queue is a pipe of whole numbers: each read takes the next one
+        while item := os.read(queue, _NUMBER_BYTES):
             work(int.from_bytes(item, "little"), report)
     except UdockerError as error:
         report.fail(error)
@@ -134,12 +134,44 @@ def _work(work: Work, queue: int, report: Report) -> int:
     return 0
 
 
-def _listen(pipe: int, progress: Progress) -> None:
-    """Pass on what the workers tell until the last one has closed the pipe."""
+class _Feed:
+    """The queue's end for writing: a pipe holds some thousands of items, the rest follow."""
+
+    def __init__(self, pipe: int, order: Sequence[int]) -> None:
+        self._file = os.fdopen(pipe, "wb", 0)
+        os.set_blocking(pipe, False)
+        self._left = memoryview(b"".join(n.to_bytes(_NUMBER_BYTES, "little") for n in order))
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def write(self) -> bool:
+        """Write what there is room for; tell whether more is left."""
+        try:
+            # so much is written whole or not at all, so that no reader gets half a number
+            while self._left and self._file.write(self._left[:_EVENT_BYTES]):
+                self._left = self._left[_EVENT_BYTES:]
+        except BrokenPipeError:  # the workers are gone, and `run` says so
+            return False
+        return bool(self._left)
+
+    def close(self) -> None:
+        """No items follow."""
+        self._file.close()
+
+
+def _listen(pipe: int, feed: _Feed, progress: Progress) -> None:
+    """Give out the items and pass on what the workers tell until the last has closed the pipe."""
     left = b""
-    with selectors.DefaultSelector() as selector:
+    with selectors.DefaultSelector() as selector, closing(feed):
         selector.register(pipe, selectors.EVENT_READ)
-        while selector.select():
+        selector.register(feed, selectors.EVENT_WRITE)
+        while ready := selector.select():
+            if any(key.fileobj is feed for key, _ in ready) and not feed.write():
+                selector.unregister(feed)
+                feed.close()
+            if all(key.fileobj is feed for key, _ in ready):
+                continue
             data = os.read(pipe, 1 << 16)
             if not data:
                 return
