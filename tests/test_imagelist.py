@@ -9,8 +9,9 @@ from images import HERE
 from registries import KIND, Layout, digest
 from tarballs import archive, file
 
-from udocker.commands.imagelist import created_s, matches, split
+from udocker.commands.imagelist import created_s, familiar, matches, split
 from udocker.images.names import Listed
+from udocker.reference import Reference
 from udocker.registry.loopback import LoopbackRegistry
 
 TIMES = {"old": "2019-05-31T12:00:00Z", "new": "2024-05-31T14:00:00.123456789+02:00"}
@@ -51,14 +52,20 @@ def listed(user, *words):
     return user.udocker("images", "--format", "{{.Tag}}", *words).stdout.split()
 
 
-def test_images_are_listed_in_dockers_columns(unprivileged, pulled):
+def test_images_are_listed_by_whole_names_as_udocker_1_did_and_in_dockers_columns(
+    unprivileged, pulled
+):
     header, new, old = unprivileged.udocker("images", "--digests").stdout.splitlines()
-    assert header.split() == ["REPOSITORY", "TAG", "DIGEST", "IMAGE", "ID", "CREATED", "SIZE"]
-    form = rf"{pulled} +new +sha256:[0-9a-f]{{64}} +[0-9a-f]{{12}} +\d+ weeks ago +\d+ kB"
+    assert header.split() == ["REPOSITORY:TAG", "DIGEST", "IMAGE", "ID", "CREATED", "SIZE"]
+    form = rf"{pulled}:new +sha256:[0-9a-f]{{64}} +[0-9a-f]{{12}} +\d+ weeks ago +\d+ kB"
     assert re.fullmatch(form, new), new
-    assert " old " in old
-    header = unprivileged.udocker("images").stdout.splitlines()[0]
+    assert old.startswith(f"{pulled}:old ")
+    header, new, old = unprivileged.udocker("images").stdout.splitlines()
+    assert header.split() == ["REPOSITORY:TAG", "IMAGE", "ID", "CREATED", "SIZE"]
+    assert new.split()[0] == f"{pulled}:new"
+    header, new, old = unprivileged.udocker("images", "--format", "table").stdout.splitlines()
     assert header.split() == ["REPOSITORY", "TAG", "IMAGE", "ID", "CREATED", "SIZE"]
+    assert old.split()[:2] == [pulled, "old"]
     long = unprivileged.udocker("images", "-l", "-p").stdout
     assert f"linux/{HERE}" in long
     assert long.count("  sha256:") == 4
@@ -167,12 +174,13 @@ def test_du_tells_what_is_shared_and_what_could_be_freed(unprivileged, pulled):
         ("docker.io/org/app:1", ("org/app", "1")),
         ("docker.io/quay.io/x:1", ("docker.io/quay.io/x", "1")),
         ("localhost:5000/a/b:1", ("localhost:5000/a/b", "1")),
-        ("localhost:5000/a@sha256:00", ("localhost:5000/a", "<none>")),
-        ("docker.io/library/a:1@sha256:00", ("a", "1")),
+        (f"localhost:5000/a@sha256:{0:064}", ("localhost:5000/a", "<none>")),
+        (f"docker.io/library/a:1@sha256:{0:064}", ("a", "1")),
     ],
 )
 def test_names_are_shown_as_docker_shows_them(name, shown):
     assert split(name) == shown
+    assert str(Reference.parse(familiar(name))) == name
 
 
 def test_patterns_are_dockers():

@@ -28,22 +28,25 @@ _HUB, _OFFICIAL = "docker.io/", "docker.io/library/"
 _NONE = "<none>"
 
 
-def split(name: str) -> tuple[str, str]:
-    """Return repository and tag of a canonical name, as short as docker shows them.
+def familiar(name: str) -> str:
+    """Return a canonical name as short as docker shows it; it still means the same.
 
     Names of the store are known to be right: 10,000 of them are not parsed once more.
     """
-    named = name.partition("@")[0]
-    above, slash, last = named.rpartition("/")
-    last, _, tag = last.partition(":")
-    repository = above + slash + last
-    if repository.startswith(_OFFICIAL) and "/" not in repository[len(_OFFICIAL) :]:
-        repository = repository[len(_OFFICIAL) :]
-    elif repository.startswith(_HUB):
-        first, slash, _ = repository[len(_HUB) :].partition("/")
+    if name.startswith(_OFFICIAL) and "/" not in name[len(_OFFICIAL) :]:
+        return name[len(_OFFICIAL) :]
+    if name.startswith(_HUB):
+        first = name[len(_HUB) :].partition("/")[0]
         host = "." in first or ":" in first or first == "localhost"
-        repository = repository if host else repository[len(_HUB) :]
-    return repository, tag or _NONE
+        return name if host else name[len(_HUB) :]
+    return name
+
+
+def split(name: str) -> tuple[str, str]:
+    """Return repository and tag of a canonical name, as short as docker shows them."""
+    above, slash, last = familiar(name).partition("@")[0].rpartition("/")
+    last, _, tag = last.partition(":")
+    return above + slash + last, tag or _NONE
 
 
 def fields(image: Listed, *, whole: bool) -> dict[str, str]:

@@ -11,11 +11,11 @@ from udocker.commands.imagelist import (
     TITLES,
     Filters,
     created_s,
+    familiar,
     fields,
     short_id,
     shown_size,
     since,
-    split,
 )
 from udocker.commands.stores import Stores
 from udocker.commands.templates import put_rows
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
     from udocker.images.names import Listed
     from udocker.oci import Descriptor
+
+_NAME = "REPOSITORY:TAG"
+"""First in the plain list, as udocker 1 has it: scripts look for `name:tag` there."""
+_PLAIN = [_NAME, "ID", "CreatedSince", "Size"]
 
 
 @click.command()
@@ -69,24 +73,24 @@ def command(
     elif template and template != "table":
         put_rows(template, (fields(image, whole=no_trunc) for image in images), TITLES)
     else:
-        titles = ["Repository", "Tag", *(["Digest"] if digests else [])]
-        titles += ["ID", "CreatedSince", "Size", *(["Platform"] if show_platform else [])]
-        if any(image.site for image in images):
-            titles.append("Site")
+        named = ["Repository", "Tag"] if template else [_NAME]
+        titles = [*named, *(["Digest"] if digests else []), "ID", "CreatedSince", "Size"]
+        titles += ["Platform"] if show_platform else []
+        titles += ["Site"] if any(image.site for image in images) else []
         rows = _rows(stores, images, titles, long=long, whole=no_trunc)
-        console.table([TITLES[title] for title in titles], rows)
+        console.table([TITLES.get(title, title) for title in titles], rows)
 
 
 def _rows(
     stores: Stores, images: Sequence[Listed], titles: Sequence[str], *, long: bool, whole: bool
 ) -> Iterator[list[str]]:
     for image in images:
-        if len(titles) > 5:
-            shown = fields(image, whole=whole)
+        if titles != _PLAIN:
+            shown = {_NAME: familiar(image.name), **fields(image, whole=whole)}
             row = [shown[title] for title in titles]
         else:  # of 10,000 images only what is shown is made
             identifier = image.digest if whole else short_id(image)
-            row = [*split(image.name), identifier, since(created_s(image)), shown_size(image)]
+            row = [familiar(image.name), identifier, since(created_s(image)), shown_size(image)]
         yield row
         for layer in _layers(stores, image) if long else ():
             size = console.human_size(layer.size_bytes)
