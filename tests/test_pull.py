@@ -244,6 +244,16 @@ def test_device_nodes_are_left_out_with_a_note(unprivileged, registry, layout):
     assert os.listdir(f"{tree_of(unprivileged, f'{registry.host}/img:1')}/dev") == []
 
 
+def test_owners_of_symbolic_links_are_told_to_nobody_but_who_looks_for_faults(
+    unprivileged, registry, layout
+):
+    push(registry, layout, layers=(archive(symlink("l", "x", owner=(1000, 100))),))
+    name = f"{registry.host}/img:1"
+    assert "left out" not in unprivileged.udocker("pull", name).stderr
+    unprivileged.udocker("rmi", name)
+    assert "symbolic link (1)" in unprivileged.udocker("-D", "pull", name).stderr
+
+
 def test_a_killed_pull_is_continued_where_it_was(unprivileged, registry, layout):
     entry = push(registry, layout, layers=(BASE, LARGE), compression="")
     large = layout.layers(entry)[1]["digest"]

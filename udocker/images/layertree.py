@@ -61,6 +61,16 @@ class Growing:
         )
 
 
+LINK_OWNER = "owner of a symbolic link"
+"""Linux lets no attribute stand on a link, and no program asks for the owner of one."""
+
+
+def left_out(skipped: Iterable[tuple[str, int]], *, debug: bool) -> str:
+    """Return what to tell of what was left out; empty: nothing that a user would miss."""
+    listed = [f"{what} ({count})" for what, count in skipped if debug or what != LINK_OWNER]
+    return f"left out, for only root can make them: {', '.join(listed)}" if listed else ""
+
+
 def _at_or_below(path: bytes, keys: Iterable[bytes]) -> list[bytes]:
     below = path + b"/"
     return [key for key in keys if key == path or key.startswith(below)]

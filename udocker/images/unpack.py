@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from udocker import disk
 from udocker.errors import StoreError, UdockerError, UnpackError
 from udocker.images import bounds, override, tar, tree
-from udocker.images.layertree import ASIDE, Growing, LayerTree
+from udocker.images.layertree import ASIDE, LINK_OWNER, Growing, LayerTree
 from udocker.images.tree import WHITEOUT, join, split
 
 TYPE_CHECKING = False
@@ -262,7 +262,7 @@ class _Unpacker:
             raise UnpackError(f"the symbolic link {member.path!r} has no target")
         os.symlink(member.link, name, dir_fd=parent)
         self._set_time(member, parent, name)
-        self._refuse_xattrs(member, "owner of a symbolic link")
+        self._refuse_xattrs(member, LINK_OWNER)
 
     def _fifo(self, member: tar.Member, parent: int, name: bytes, path: bytes) -> None:
         os.mkfifo(name, member.mode & 0o777 | 0o600, dir_fd=parent)

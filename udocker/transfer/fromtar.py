@@ -113,9 +113,9 @@ def _config(source: str, process: instructions.Process, diff_id: Digest, wish: W
 
 
 def _tell(settings: Settings, source: str, tree: LayerTree, rootfs: str) -> None:
-    if tree.skipped and not settings.quiet:
-        listed = ", ".join(f"{what} ({count})" for what, count in tree.skipped)
-        console.say(f"left out, for only root can make them: {listed}")
+    missed = layers.left_out(tree.skipped, debug=settings.debug)
+    if missed and not settings.quiet:
+        console.say(missed)
     of_images = ("manifest.json", "oci-layout", "repositories")
     if any(os.path.isfile(f"{rootfs}/{name}") for name in of_images):
         console.warn(f"{source} looks like an archive of images: udocker load reads those")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from udocker import console, disk, filesystems
 from udocker.errors import DiskFull, IntegrityError, InvalidDocument
+from udocker.images import layers
 from udocker.oci import MAX_DOCUMENT_BYTES, Digest, ImageConfig
 from udocker.transfer.build import TreeBuilder, jobs
 from udocker.transfer.fetch import LayerFetcher
@@ -122,14 +123,14 @@ class Ingest:
             what = f"{self._source.name} has layers of {console.human_size(needed)}"
             filesystems.check_room(self._store.partial, needed, what)
             builder = TreeBuilder(self._settings, self._store, fetcher)
-            left_out = builder.make(resolved.manifest.layers, config)
+            skipped = builder.make(resolved.manifest.layers, config)
         except DiskFull as error:
             raise self._with_needs(error, resolved) from error
         finally:
             lock.discard()
-        if left_out:
-            listed = ", ".join(f"{what} ({count})" for what, count in left_out)
-            self._tell(f"left out, for only root can make them: {listed}")
+        missed = layers.left_out(skipped, debug=self._settings.debug)
+        if missed:
+            self._tell(missed)
 
     def _with_needs(self, error: DiskFull, resolved: Resolved) -> DiskFull:
         size = sum(layer.size_bytes for layer in resolved.manifest.layers)
