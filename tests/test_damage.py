@@ -132,6 +132,32 @@ def test_what_other_tools_put_into_the_layout_stays(unprivileged, pulled):
     assert all(os.path.exists(blob_path(unprivileged, blob)) for blob in blobs.values())
 
 
+@pytest.mark.parametrize("lacks_names", [True, False])
+def test_images_of_a_version_that_had_only_the_index_are_taken_over(
+    unprivileged, pulled, lacks_names
+):
+    name, _ = pulled
+    user, store = unprivileged, unprivileged.udocker_dir
+    shown = user.udocker("images").stdout
+    with open(f"{store}/images/index.json") as file:
+        index = json.load(file)
+    new = {"org.udocker.name", "org.udocker.size", "org.opencontainers.image.created"}
+    marks = index["manifests"][0]["annotations"]
+    index["manifests"][0]["annotations"] = {k: v for k, v in marks.items() if k not in new}
+    user.run(["sh", "-c", 'rm -r "$1"/names/* "$1"/records', "sh", store])
+    with open(f"{store}/images/index.json", "w") as file:
+        json.dump(index, file)
+    if lacks_names:
+        os.rmdir(f"{store}/names")
+    else:  # that version was used again beside this one
+        user.udocker("prune")
+    assert user.udocker("images").stdout == shown
+    user.udocker("create", "--pull=never", "--name=c", name)
+    user.udocker("rm", "c")
+    user.udocker("rmi", name)
+    assert os.listdir(f"{store}/images/blobs/sha256") == os.listdir(f"{store}/trees") == []
+
+
 def test_a_container_outlives_its_image(unprivileged, registry, pulled, tmp_path):
     name, _ = pulled
     unprivileged.udocker("create", "--name=kept", name, "x")

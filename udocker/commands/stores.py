@@ -27,6 +27,7 @@ class Stores:
         self.settings = settings
         self.cache = f"{settings.directory}/cache"
         self.images = ImageStore(settings.directory, settings.site_stores)
+        self.images.take_over_old()
         self.containers = ContainerStore(settings.directory, self.images.trees, self._remove_tree)
 
     def _remove_tree(self, path: str) -> None:

@@ -92,7 +92,7 @@ def mend(store: ImageStore) -> list[str]:
             done.append(f"{path} is {kept} now: pull that image again")
         text = fastjson.dumps({"imageLayoutVersion": _VERSION})
         disk.write_whole(f"{store.layout}/oci-layout", text.encode(), drafts=store.partial)
-        aside = store.names.write_index()
+        aside = store.names.write_index(store.take_over)
     if aside:
         done.append(f"the index of the image layout was broken and is now {aside}")
     return [*done, f"{store.names.index} was made again"]

@@ -16,7 +16,7 @@ from udocker.oci import REF_NAME, Descriptor, Digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 OWN_NAME = "org.udocker.name"
@@ -99,8 +99,10 @@ class NameStore:
         """Take a name away. Idempotent."""
         disk.remove_file(self.path(name))
 
-    def write_index(self) -> str | None:
+    def write_index(self, take_over: Callable[[Descriptor], None]) -> str | None:
         """Let `index.json` have the entries of all names, and those that other tools put there.
+
+        Entries of versions that had no other list are given to `take_over`, which names them.
 
         Who changes a name calls this then. Of two who do so at once, the one that writes last
         sees the other's name when it looks again: the list is whole in the end. Returns what an
@@ -108,11 +110,14 @@ class NameStore:
         """
         aside = None
         for _ in range(_ROUNDS):
-            files = self._files()
             foreign, is_good = self.foreign()
             if not is_good:
                 aside = f"{self.index}.broken"
                 disk.rename(self.index, aside)
+            for member in filter(_is_old, foreign):
+                take_over(Descriptor.from_json(member))
+            foreign = [member for member in foreign if not _is_old(member)]
+            files = self._files()
             own = sorted(filter(_is_entry, _members(files.values())), key=_ref_name)
             index = {"schemaVersion": 2, "manifests": [*foreign, *own]}
             disk.write_whole(self.index, _dumped(index), drafts=self._drafts)
@@ -180,6 +185,12 @@ def _ref_name(member: Any) -> str:
 def _is_foreign(member: dict[str, Any]) -> bool:
     marks = member.get("annotations") or {}
     return OWN_NAME not in marks or marks[OWN_NAME] != marks.get(REF_NAME)
+
+
+def _is_old(member: dict[str, Any]) -> bool:
+    """Tell whether a version wrote it for which the index was the only list."""
+    marks = member.get("annotations") or {}
+    return OWN_NAME not in marks and REF_NAME in marks and CHAIN_ID in marks
 
 
 def _members(files: Iterable[bytes]) -> list[Any]:

@@ -312,18 +312,45 @@ class ImageStore:
         self, reference: Reference, manifest: Descriptor, source: Digest, chain_id: Digest
     ) -> Image:
         """Let `reference` name the image, whose content is there; an older one gives way."""
-        name = _name_of(reference)
+        image = self._put(_name_of(reference), manifest, str(source), chain_id)
+        self.write_index()
+        return image
+
+    def _put(self, name: str, manifest: Descriptor, source: str, chain_id: Digest) -> Image:
         annotations = {
             REF_NAME: name,
             OWN_NAME: name,
-            SOURCE_DIGEST: str(source),
+            SOURCE_DIGEST: source,
             CHAIN_ID: str(chain_id),
             **self._facts(manifest, chain_id),
         }
         entry = replace(manifest, annotations=tuple(annotations.items()))
         self.names.put(name, entry)
-        self.write_index()
         return self._image(entry)
+
+    def take_over_old(self) -> None:
+        """Take the images over that a version without `names/` left, if there are any."""
+        if os.path.isdir(self.names.directory) or not os.path.exists(self.names.index):
+            return
+        try:
+            self.prepare()
+            self.write_index()
+        except StoreError as error:  # not to be written to, or full
+            console.warn(f"images of an older udocker are not taken over: {error.message}")
+
+    def take_over(self, entry: Descriptor) -> None:
+        """Give an entry of a version that had nothing but the index its name and, where its tree
+        is here, the record of that; what makes no sense is passed over."""
+        name = entry.annotation(REF_NAME) or ""
+        try:
+            chain_id = Digest.parse(entry.annotation(CHAIN_ID) or "")
+        except InvalidDocument:
+            return
+        if not name or self.names.get(name) is not None:
+            return
+        self.tree_store.take_over(chain_id)
+        source = entry.annotation(SOURCE_DIGEST) or str(entry.digest)
+        self._put(name, entry, source, chain_id)
 
     def _facts(self, manifest: Descriptor, chain_id: Digest) -> dict[str, str]:
         """Return what lists show of an image: it is read here, once."""
@@ -376,7 +403,7 @@ class ImageStore:
         lock = self.lock("index")
         try:
             lock.acquire_within(_INDEX_S)  # it spares work, and is not needed to be right
-            aside = self.names.write_index()
+            aside = self.names.write_index(self.take_over)
         finally:
             lock.release()
         if aside:

@@ -105,6 +105,11 @@ class TreeStore:
             trees.remove_tree(prepared)
         self._write(chain_id.hex, boot, extent)
 
+    def take_over(self, chain_id: Digest) -> None:
+        """Record a tree of a version that kept no records: its name said that it was whole."""
+        if self._read(chain_id.hex) is None and os.path.isdir(self.path(chain_id)):
+            self._write(chain_id.hex, _SAFE, measure(self.path(chain_id)))
+
     def discard(self, name: str) -> None:
         """Remove a tree and its record, if there are any; they lose their names first."""
         record, tree = f"{self.records}/{name}", f"{self.directory}/{name}"
