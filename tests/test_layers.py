@@ -65,7 +65,7 @@ GATES = {
     "compression": ("udocker.images.codecs",),
     "zlib_ng": ("udocker.images.codecs",),
     "cryptography": ("udocker.trust.keys",),
-    "isal": ("udocker.images.codecs",),
+    "isal": ("udocker.images.codecs", "udocker.images.compress"),
 }
 PROTOCOLS = {("udocker.containers.spec", "udocker.containers.container")}
 STANDALONE = ("udocker.engines.sandbox.*",)

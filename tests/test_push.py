@@ -36,7 +36,7 @@ def layout(tmp_path):
 def pulled(unprivileged, docker_registry, layout, tmp_path):
     """An image that the user has pulled: its name, and its digest at the registry."""
     name = f"{docker_registry.host}/{tmp_path.name}/base:1"
-    entry = add_image(layout, "img:1", [BASE, TOP, LARGE], compression="")
+    entry = add_image(layout, "img:1", [BASE, TOP, LARGE])
     docker_registry.push(layout, "img:1", name.partition("/")[2])
     unprivileged.udocker("pull", name)
     return name, entry["digest"]

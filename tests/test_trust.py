@@ -89,7 +89,11 @@ def case(unprivileged, registry, layout, request):
 
 def test_content_trust_of_docker_is_not_known_here(case):
     assert case.user.udocker("pull", "--disable-content-trust", case.name).returncode == 0
-    done = case.user.udocker("pull", "--disable-content-trust=false", case.name, check=False)
+    assert "note" not in case.user.udocker("pull", "--disable-content-trust=true", case.name).stderr
+    for command in ("pull", "push"):
+        done = case.user.udocker(command, "--disable-content-trust=false", case.name)
+        assert "not known here" in done.stderr
+    done = case.user.udocker("pull", "--disable-content-trust=perhaps", case.name, check=False)
     assert done.returncode == 2
 
 

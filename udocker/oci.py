@@ -21,6 +21,7 @@ OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_EMPTY = "application/vnd.oci.empty.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
@@ -41,8 +42,8 @@ FOREIGN_LAYER_PREFIXES = (
     "application/vnd.docker.image.rootfs.foreign.diff.tar",
 )
 LAYER_PREFIXES = (
-    "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.docker.image.rootfs.diff.tar",
+    OCI_LAYER,
+    DOCKER_LAYER,
     *FOREIGN_LAYER_PREFIXES,
 )
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -320,6 +321,19 @@ class ImageConfig:
         for diff_id in self.diff_ids[1:]:
             chain = "sha256:" + hashlib.sha256(f"{chain} {diff_id}".encode()).hexdigest()
         return Digest.parse(chain)
+
+
+def oci_layer_type(media_type: str) -> str:
+    """Return the OCI word for a layer's type in docker's words."""
+    if not media_type.startswith("application/vnd.docker."):
+        return media_type
+    kind = OCI_LAYER
+    if ".foreign." in media_type:
+        kind = kind.replace(".layer.", ".layer.nondistributable.")
+    for suffix, ending in ((".gzip", "+gzip"), (".zstd", "+zstd")):
+        if media_type.endswith(suffix):
+            return kind + ending
+    return kind
 
 
 def _document(data: bytes, what: str) -> dict[str, Any]:

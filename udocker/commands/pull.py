@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from udocker import console
-from udocker.commands import reaching
+from udocker.commands import contenttrust, reaching
 from udocker.commands.stores import Stores
 from udocker.settings import Settings
 from udocker.values import replace
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-@click.command()
+@click.command(cls=contenttrust.Command)
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Take the image for this platform.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the image's digest and nothing else.")
 @click.option("--registry", metavar="HOST", help="Where a name without a host is looked up.")
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     help="Layers at the same time; 1: over one connection, too.",
 )
 @click.option("--signature-policy", metavar="FILE", help="Which images may come in.")
-@click.option("--disable-content-trust", is_flag=True, hidden=True, expose_value=False)
+@contenttrust.option
 @click.option("--allow-foreign", is_flag=True, help="Layers from where the image says.")
 @reaching.options
 @click.argument("reference")

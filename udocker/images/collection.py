@@ -10,6 +10,7 @@ import os
 
 from udocker import disk, fastjson, trees
 from udocker.errors import DiskFull, InvalidDocument, StoreError
+from udocker.images.compressed import CompressedLayers
 from udocker.images.leases import discard
 from udocker.oci import MAX_DOCUMENT_BYTES, Descriptor, Digest
 from udocker.values import dataclass
@@ -76,9 +77,11 @@ def collect(store: ImageStore, keep: Kept = frozenset) -> Freed:
             return found.freed()
         stage = _stage(store, found)
         try:
-            return _without_name(store, keep, found, stage)
+            freed = _without_name(store, keep, found, stage)
         finally:
             trees.remove_tree(stage)
+        CompressedLayers(store).forget_gone()
+        return freed
 
 
 def _stage(store: ImageStore, found: _Unneeded) -> str:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 
 from udocker import disk
+from udocker.images.compress import GZIP_LEVEL, compressor
 from udocker.oci import OCI_LAYER, Descriptor, Digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.images.blobs import BlobStore
-
-_LEVEL = 4
-"""Of gzip. The tar of a Debian tree, 172 MB, becomes 67 MB by 1, 62 MB by 4, 61 MB by 6, which
-take 1.8, 2.8 and 5.6 s."""
-_GZIP = 31
-"""zlib's window bits for gzip with 32 KiB. Source: zlib.h, deflateInit2."""
+    from udocker.images.compress import Compressor
 
 
 class LayerWriter:
@@ -26,11 +21,15 @@ class LayerWriter:
     `close` removes what was not finished. Raises StoreError.
     """
 
-    def __init__(self, blobs: BlobStore) -> None:
+    def __init__(
+        self, blobs: BlobStore, kind: str = "gzip", encoder: Compressor | None = None
+    ) -> None:
+        """`encoder` compresses, with what the media type calls `kind`; None: zlib does."""
         self._blobs = blobs
+        self._kind = kind
         self._diff_id = hashlib.sha256()
         self._digest = hashlib.sha256()
-        self._compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
+        self._compressor = encoder or compressor(kind, GZIP_LEVEL)
         self._size_bytes = 0
         disk.make_directory(blobs.partial)
         # a name that `ImageStore.prepare` sweeps when this process is gone
@@ -52,6 +51,11 @@ class LayerWriter:
         self._diff_id.update(data)
         self._keep(self._compressor.compress(data))
 
+    @property
+    def diff_id(self) -> Digest:
+        """The digest of what came so far."""
+        return Digest("sha256", self._diff_id.hexdigest())
+
     def finish(self) -> tuple[Descriptor, Digest]:
         """Put the layer into the store; return it and the digest of its tar stream."""
         self._keep(self._compressor.flush())
@@ -63,8 +67,8 @@ class LayerWriter:
             os.rename(self._path, path)
         except OSError as error:
             raise disk.store_error(error, path) from error
-        descriptor = Descriptor(f"{OCI_LAYER}+gzip", digest, self._size_bytes)
-        return descriptor, Digest("sha256", self._diff_id.hexdigest())
+        descriptor = Descriptor(f"{OCI_LAYER}+{self._kind}", digest, self._size_bytes)
+        return descriptor, self.diff_id
 
     def close(self) -> None:
         """Remove what was not finished."""

@@ -70,6 +70,10 @@ class ArchiveTarget:
         """The file."""
         return self._path
 
+    def has(self, _: Descriptor) -> bool:
+        """Tell that it is not there: archives are written anew."""
+        return False
+
     def blob(self, blob: Descriptor, read: Read, begin: Begin) -> str:
         """Add a blob; one at a time, for a tar has one end."""
         chunks = read(0)

@@ -20,12 +20,12 @@ from udocker.images.tree import WHITEOUT
 from udocker.oci import (
     MAX_DOCUMENT_BYTES,
     OCI_CONFIG,
-    OCI_LAYER,
     OCI_MANIFEST,
     Descriptor,
     Digest,
     ImageConfig,
     Manifest,
+    oci_layer_type,
 )
 from udocker.values import dataclass, replace
 
@@ -118,7 +118,7 @@ class _Commit:
             return None
         if data is None or not all(map(blobs.has, found)):
             return None
-        return tuple(replace(layer, media_type=_oci_type(layer.media_type)) for layer in found)
+        return tuple(replace(layer, media_type=oci_layer_type(layer.media_type)) for layer in found)
 
     def _write_layer(self, *, whole: bool) -> tuple[Descriptor, Digest]:
         with LayerWriter(self._store.blobs) as layer:
@@ -217,16 +217,3 @@ def _history(document: dict[str, Any], count: int) -> list[Any]:
     if count and len(with_layer) == count:
         return list(steps)
     return [{"created_by": "unknown"} for _ in range(count)]
-
-
-def _oci_type(media_type: str) -> str:
-    """Return the OCI word for a layer's type in docker's words."""
-    if not media_type.startswith("application/vnd.docker."):
-        return media_type
-    kind = OCI_LAYER
-    if ".foreign." in media_type:
-        kind = kind.replace(".layer.", ".layer.nondistributable.")
-    for suffix, ending in ((".gzip", "+gzip"), (".zstd", "+zstd")):
-        if media_type.endswith(suffix):
-            return kind + ending
-    return kind

@@ -1,4 +1,4 @@
-"""An image, or an index with all of them, from where it is to where it is wanted, unchanged."""
+"""An image, or an index with all of them, from where it is to where it is wanted."""
 
 from __future__ import annotations
 
@@ -16,9 +16,23 @@ from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from udocker.settings import Settings
     from udocker.transfer.source import Source
     from udocker.transfer.target import Target
+
+    Documents = tuple[tuple[Descriptor, bytes], ...]
+
+    class Change(Protocol):
+        """What becomes of an image on its way."""
+
+        def blob(self, blob: Descriptor, advance: Callable[[int], None]) -> Descriptor:
+            """Return what goes in place of a blob, which the source has; itself, mostly."""
+
+        def documents(self, documents: Documents) -> Documents:
+            """Return the documents that name what went in place of blobs."""
+
 
 MAX_DOCUMENTS = 1024
 MAX_AT_ONCE = 4
@@ -29,7 +43,7 @@ MAX_AT_ONCE = 4
 class Survey:
     """What is to be copied: documents, each behind those that it names, and their blobs."""
 
-    documents: tuple[tuple[Descriptor, bytes], ...]
+    documents: Documents
     blobs: tuple[Descriptor, ...]
     digests: tuple[Digest, ...]
     """What the source's name stands for, and what of it is copied: who signs one has signed it."""
@@ -40,13 +54,20 @@ class Survey:
         return self.documents[-1][0]
 
 
-def copy(settings: Settings, source: Source, target: Target, survey: Survey) -> Descriptor:
-    """Have in `target` what was surveyed of `source`, byte for byte; return what its name means.
+def copy(
+    settings: Settings,
+    source: Source,
+    target: Target,
+    survey: Survey,
+    change: Change | None = None,
+) -> Descriptor:
+    """Have in `target` what was surveyed of `source`; return what its name means there.
 
-    Nothing has a name there before all of it is there and verified.
+    Byte for byte, but for a `change`. Nothing has a name there before all of it is there and
+    verified.
     """
     progress = threads.Shared(console.progress(quiet=settings.quiet))
-    carrier = _Carrier(source, target, progress)
+    carrier = _Carrier(source, target, progress, change)
     first, *others = survey.blobs or (None,)
     try:
         if first:
@@ -54,10 +75,11 @@ def copy(settings: Settings, source: Source, target: Target, survey: Survey) -> 
         threads.each(others, settings.jobs or MAX_AT_ONCE, carrier.bring)
     finally:
         progress.close()
-    for descriptor, data in survey.documents[:-1]:
+    *below, top = change.documents(survey.documents) if change else survey.documents
+    for descriptor, data in below:
         target.document(descriptor, data)
-    target.finish(*survey.documents[-1])
-    return survey.top
+    target.finish(*top)
+    return top[0]
 
 
 def look_over(source: Source, platform: Platform | None, *, strict: bool) -> Survey:
@@ -113,14 +135,20 @@ def _incomplete(source: Source, entry: Descriptor, error: ImageNotFound) -> Imag
 class _Carrier:
     """Brings blobs, several at a time."""
 
-    def __init__(self, source: Source, target: Target, progress: threads.Shared) -> None:
+    def __init__(
+        self, source: Source, target: Target, progress: threads.Shared, change: Change | None
+    ) -> None:
         self._source = source
         self._target = target
         self._progress = progress
+        self._change = change
 
     def bring(self, blob: Descriptor) -> None:
-        part, size = blob.digest.hex[:12], blob.size_bytes
-        self._progress.start(part, size)
+        part = blob.digest.hex[:12]
+        self._progress.start(part, blob.size_bytes)
+        if self._change:
+            blob = self._change.blob(blob, lambda count: self._progress.advance(part, count))
+        size = blob.size_bytes
 
         def begin(offset: int) -> None:
             self._progress.start(part, size)

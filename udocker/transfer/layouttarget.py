@@ -39,14 +39,18 @@ class LayoutTarget:
         """The directory."""
         return self._directory
 
+    def has(self, blob: Descriptor) -> bool:
+        """Tell whether the blob is there, whole."""
+        try:
+            return os.stat(self._path(blob.digest)).st_size == blob.size_bytes
+        except OSError:
+            return False
+
     def blob(self, blob: Descriptor, read: Read, begin: Begin) -> str:
         """Have a blob; the reader makes sure that its bytes are right."""
+        if self.has(blob):
+            return "there already"
         path = self._path(blob.digest)
-        try:
-            if os.stat(path).st_size == blob.size_bytes:
-                return "there already"
-        except OSError:
-            pass
         draft = f"{os.path.dirname(path)}/.{blob.digest.hex}.{disk.owner()}"
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -1,17 +1,21 @@
-"""Pushing an image: what its registry lacks is sent, unchanged, and then given its name."""
+"""Pushing an image: what its registry lacks is sent, and then given its name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from udocker.errors import InvalidReference, StoreError
+from udocker import console
+from udocker.errors import IntegrityError, InvalidReference, StoreError
+from udocker.images.compressed import CompressedLayers
 from udocker.reference import Reference
+from udocker.transfer.compressing import compressing
 from udocker.transfer.content import reading
 from udocker.transfer.copy import copy, look_over
 from udocker.transfer.source import StoreSource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from udocker.images.compressed import Compression
     from udocker.images.store import Image, ImageStore
     from udocker.oci import Descriptor, Digest
     from udocker.settings import Settings
@@ -21,14 +25,32 @@ MAX_RELATIVES = 256
 """Images of the same registry that are looked into for blobs to share."""
 
 
-def push(settings: Settings, store: ImageStore, image: Image, target: Target) -> Descriptor:
-    """Have `image` where `target` is; return its manifest's descriptor.
+def push(
+    settings: Settings,
+    store: ImageStore,
+    image: Image,
+    target: Target,
+    how: Compression | None = None,
+) -> Descriptor:
+    """Have `image` where `target` is; return the descriptor that its manifest has there.
 
-    Raises AccessDenied, RegistryError, IntegrityError, StoreError; the name appears last.
+    Layers that are plain go compressed as `how` says, all else as it is. Raises AccessDenied,
+    RegistryError, IntegrityError, StoreError, UsageError; the name appears last.
     """
     with reading(store):
         source = StoreSource(store, image)
-        return copy(settings, source, target, look_over(source, None, strict=False))
+        survey = look_over(source, None, strict=False)
+        change = compressing(store, image, target, how) if how else None
+        try:
+            pushed = copy(settings, source, target, survey, change)
+        except IntegrityError as error:
+            if change and change.forget_damaged():
+                error.hint = "push again: what was compressed before is made anew"
+            raise
+    if change and not settings.quiet:
+        said = f"{change.count} layers went compressed with {change.how.kind}"
+        console.warn(f"{said}: the image is {pushed.digest} there, {survey.top.digest} here")
+    return pushed
 
 
 class Origins:
@@ -47,13 +69,18 @@ class Origins:
 
     def _find(self) -> dict[Digest, list[str]]:
         known: dict[Digest, list[str]] = {}
+        compressed: dict[Digest, list[Digest]] = {}
+        for plain, made in CompressedLayers(self._store).all_known():
+            compressed.setdefault(plain, []).append(made)
         for image, repository in self._relatives()[:MAX_RELATIVES]:
             try:
                 manifest = self._store.read_manifest(image)
             except StoreError:
                 continue
-            for blob in (manifest.config, *manifest.layers):
-                repositories = known.setdefault(blob.digest, [])
+            own = [blob.digest for blob in (manifest.config, *manifest.layers)]
+            others = [digest for one in own for digest in compressed.get(one, ())]
+            for digest in (*own, *others):
+                repositories = known.setdefault(digest, [])
                 if repository not in repositories:
                     repositories.append(repository)
         return known

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
         def wants_foreign(self) -> bool:
             """Whether nothing can be made of an image without its foreign layers."""
 
+        def has(self, blob: Descriptor) -> bool:
+            """Tell whether the blob is there already."""
+
         def blob(self, blob: Descriptor, read: Read, begin: Begin) -> str:
             """Have the blob afterwards; return in a word how it came.
 
@@ -62,6 +65,10 @@ class RegistryTarget:
     def name(self) -> str:
         """The reference."""
         return str(self._reference)
+
+    def has(self, blob: Descriptor) -> bool:
+        """Ask the registry."""
+        return self._repository.has(blob)
 
     def blob(self, blob: Descriptor, read: Read, begin: Begin) -> str:
         """Have it in the repository: already, from another one, or sent."""
