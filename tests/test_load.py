@@ -118,9 +118,11 @@ def test_several_images_do_not_get_one_name(load):
         load(packed(docker_files(Image(), Image([TOP], ["other:1"]))), "both")
 
 
-def test_a_mere_tag_is_kept_under_the_id(load):
-    image = Image(names=["v1"])
-    assert load(packed(layout_files(image))) == [f"localhost/{image.id[:12]}:v1"]
+def test_mere_tags_are_kept_under_the_id(load):
+    image = Image(names=["v1", "v2"])
+    nameless = f"localhost/{image.id[:12]}"
+    assert load(packed(layout_files(image))) == [f"{nameless}:v1", f"{nameless}:v2"]
+    assert load(packed(layout_files(image)), "mine") == ["mine:v1", "mine:v2"]
 
 
 def test_names_that_are_none_are_passed_over(load, capsys):
@@ -510,6 +512,27 @@ def test_skopeos_archives_load_and_run(unprivileged, busybox_image):
         assert done.stdout == f"Loaded image: test/{kind}:1\n"
         done = unprivileged.udocker("run", f"test/{kind}:1", "cat", "/etc/greeting")
         assert done.stdout == "hello\n"
+
+
+@pytest.mark.parametrize("which", [[], ["--all"]])
+def test_a_directory_of_skopeo_is_loaded_and_nothing_wrong_in_it(
+    unprivileged, busybox_image, which
+):
+    needs("skopeo")
+    user, directory = unprivileged, f"{unprivileged.home}/plain"
+    source = f"oci:{busybox_image.path}:{busybox_image.reference}"
+    copy = ["skopeo", "--insecure-policy", "copy", *which, source, f"dir:{directory}"]
+    subprocess.run(copy, check=True, capture_output=True)
+    user.own(directory)
+    user.udocker("load", "-i", directory, "plain:1")
+    assert user.udocker("run", "plain:1", "cat", "/etc/greeting").stdout == "hello\n"
+    user.udocker("rmi", "-f", "plain:1")
+    user.udocker("rm", "-f", *user.udocker("ps", "-aq").stdout.split())
+    largest = max(os.scandir(directory), key=lambda entry: entry.stat().st_size)
+    with open(largest.path, "r+b") as blob:
+        blob.write(b"wrong")
+    assert user.udocker("load", "-i", directory, check=False).returncode == 1
+    assert user.udocker("images", "-q").stdout == ""
 
 
 NOISE = random.Random(1).randbytes(3 << 20)

@@ -12,7 +12,7 @@ from udocker.values import replace
 
 
 @click.command()
-@click.option("-i", "--input", "path", metavar="FILE", help="Read a file or a layout directory.")
+@click.option("-i", "--input", "path", metavar="FILE", help="Read a file or a directory.")
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Take the image for this platform.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.argument("words", nargs=-1, metavar="[FILE|-] [NAME[:TAG]]")
@@ -20,7 +20,8 @@ from udocker.values import replace
 def command(
     settings: Settings, path: str | None, platform: str | None, quiet: bool, words: tuple[str, ...]
 ) -> None:
-    """Load the images of an archive: of docker save, podman save, or an OCI layout.
+    """Load the images of an archive (docker save, podman save), an OCI layout, or a `dir:` of
+    skopeo.
 
     The archive may be compressed; without FILE it is read from standard input. Names are kept;
     with NAME, the image gets that name.

@@ -15,7 +15,7 @@ from udocker.oci import (
 )
 from udocker.transfer.archivenames import Given, given, name_of
 from udocker.transfer.dockersource import DockerSource
-from udocker.transfer.layoutsource import LayoutSource, layout_entries
+from udocker.transfer.layoutsource import LayoutSource, PlainSource, layout_entries
 from udocker.transfer.resolve import choose, resolve
 from udocker.values import dataclass
 
@@ -43,6 +43,9 @@ def archived_images(files: Files, platform: Platform, known: Known) -> list[Arch
     Where an archive is both, an OCI layout and one of docker (25 and later write such), it is
     read as the layout, whose digests are the image's own. Raises InvalidDocument.
     """
+    plain = PlainSource.of(files)
+    if plain:
+        return [Archived(plain, Given())]
     entries = layout_entries(files)
     saved = saved_images(files)
     images = _of_layout(files, entries, saved, platform) if entries else []

@@ -39,19 +39,20 @@ class Given:
     """The names that an archive has for an image."""
 
     references: tuple[Reference, ...] = ()
-    tag: str = ""
-    """A mere tag, where there is no name."""
+    tags: tuple[str, ...] = ()
+    """Mere tags, where there is no name."""
 
     def chosen(self, wanted: Wanted | None, config: Digest) -> tuple[Reference, ...]:
         """Return what to call the image: never nothing, each name once."""
-        tags = tuple(reference.tag or "" for reference in self.references) or (self.tag,)
-        if wanted is None:
-            nameless = Reference("localhost", config.hex[:12], self.tag or "latest", None)
-            return self.references or (nameless,)
-        if wanted.has_tag:
+        if wanted is None and self.references:
+            return self.references
+        if wanted and wanted.has_tag:
             return (wanted.reference,)
-        name = wanted.reference
-        named = (Reference(name.registry, name.repository, t or "latest", None) for t in tags)
+        name = wanted.reference if wanted else Reference("localhost", config.hex[:12], None, None)
+        tags = [reference.tag or "latest" for reference in self.references] or self.tags
+        named = (
+            Reference(name.registry, name.repository, tag, None) for tag in tags or ("latest",)
+        )
         return tuple(dict.fromkeys(named))
 
 
@@ -61,10 +62,10 @@ def given(names: Iterable[str]) -> Given:
     Names without a host are docker's, whatever registry the user has set.
     """
     references: list[Reference] = []
-    tag = ""
+    tags: list[str] = []
     for name in names:
         if is_tag(name):
-            tag = tag or name
+            tags.append(name)
             continue
         try:
             reference = Reference.parse(name, HUB)
@@ -74,7 +75,7 @@ def given(names: Iterable[str]) -> Given:
         if reference.digest:  # of content that may be another: it was not asked for by digest
             continue
         references.append(reference)
-    return Given(tuple(dict.fromkeys(references)), tag)
+    return Given(tuple(dict.fromkeys(references)), tuple(dict.fromkeys(tags)))
 
 
 def name_of(entry: Descriptor) -> str:

@@ -41,7 +41,7 @@ class LayoutSource:
     def document(self, digest: Digest | None = None) -> tuple[Descriptor, bytes]:
         """Read the manifest or index, or another one that it names."""
         wanted = digest or self.entry.digest
-        data = read(self._files, f"blobs/{wanted.algorithm}/{wanted.hex}")
+        data = read(self._files, self._document_path(wanted))
         if data is None:
             raise ImageNotFound(
                 f"{self.name}: the manifest {wanted} is not there",
@@ -68,10 +68,39 @@ class LayoutSource:
 
     def stored(self, descriptor: Descriptor) -> Part | None:
         """Return where a blob lies; None where it is missing."""
-        return self._files.find(f"blobs/{descriptor.digest.algorithm}/{descriptor.digest.hex}")
+        return self._files.find(self._blob_path(descriptor.digest))
 
     def reopen(self) -> None:
         """Nothing is open between two readings."""
+
+    def _document_path(self, digest: Digest) -> str:
+        return self._blob_path(digest)
+
+    def _blob_path(self, digest: Digest) -> str:
+        return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
+class PlainSource(LayoutSource):
+    """The one image, or index, of a directory that skopeo's `dir:` or podman's `docker-dir` made.
+
+    Source: containers-transports(5), "dir:path"; containers/image, directory_transport.go.
+    """
+
+    @staticmethod
+    def of(files: Files) -> PlainSource | None:
+        """Return the image; None where `files` are nothing of the kind."""
+        if not (read(files, "version") or b"").startswith(b"Directory Transport Version: "):
+            return None
+        data = read(files, "manifest.json")
+        if data is None:
+            return None
+        return PlainSource(files, Descriptor(_media_type(data), Digest.of(data), len(data)))
+
+    def _document_path(self, digest: Digest) -> str:
+        return "manifest.json" if digest == self.entry.digest else f"{digest.hex}.manifest.json"
+
+    def _blob_path(self, digest: Digest) -> str:
+        return digest.hex
 
 
 def _media_type(data: bytes) -> str:

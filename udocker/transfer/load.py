@@ -15,9 +15,9 @@ from udocker.transfer.admission import Admission
 from udocker.transfer.archived import archived_images
 from udocker.transfer.archiveinput import opened
 from udocker.transfer.ingest import Ingest
-from udocker.transfer.layoutsource import LayoutSource
+from udocker.transfer.layoutsource import LayoutSource, PlainSource
 from udocker.transfer.resolve import resolve
-from udocker.trust.place import DOCKER_ARCHIVE, OCI, OCI_ARCHIVE, in_file
+from udocker.trust.place import DIRECTORY, DOCKER_ARCHIVE, OCI, OCI_ARCHIVE, in_file
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -126,6 +126,8 @@ class _Loading:
         path = "" if self._what.path == "-" else self._what.path
         if not isinstance(image.source, LayoutSource):
             return in_file(DOCKER_ARCHIVE, path)
+        if isinstance(image.source, PlainSource):
+            return in_file(DIRECTORY, path)
         transport = OCI if os.path.isdir(path) else OCI_ARCHIVE
         return in_file(transport, path, image.source.entry.annotation(REF_NAME) or "")
 
