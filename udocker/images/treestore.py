@@ -208,7 +208,7 @@ def _open_one(path: str, mode: int) -> None:
 
 def _boot_id() -> str:
     try:
-        with open(_BOOT_ID, encoding="ascii") as file:
+        with open(_BOOT_ID, encoding="utf-8") as file:
             return file.read(64).strip()
     except OSError:  # pragma: no cover - /proc is always there
         return "unknown"
