@@ -29,7 +29,7 @@ def wheels(account, public_directory):
     """A directory with wheels of udocker's dependencies for the user's Python."""
     path = os.path.join(public_directory, "wheels")
     os.mkdir(path)
-    names = [*bootstrap._required(), *bootstrap.OPTIONAL]
+    names = [*bootstrap._required(bootstrap.EXTRAS), *bootstrap.OPTIONAL]
     write_wheels(names, account.python_path[1:] or sys.path, path)
     return path
 
@@ -117,6 +117,19 @@ class Place:
             os.symlink(os.path.join(library, name), os.path.join(target, name))
         self.user.own(top)
         return os.path.join(top, "bin", "python3")
+
+
+def test_what_was_added_once_stays(place):
+    assert place.bootstrap("--with", "nonsense", check=False).returncode == 1
+    place.bootstrap("--with=trust,socks")
+    library = os.path.join(place.environment, "lib")
+    assert {"cryptography", "socks.py"} <= set(os.listdir(library))
+    first = place.directories()
+    place.bootstrap("--with", "trust", "version")
+    assert place.directories() == first
+    place.change()
+    place.bootstrap("version")
+    assert {"cryptography", "socks.py"} <= set(os.listdir(library))
 
 
 def test_the_first_run_installs_links_and_runs_and_only_udocker_speaks_on_stdout(place, wheels):

@@ -43,8 +43,8 @@ def canonical(requirement):
 
 
 def plain(requirement):
-    """Tell whether a requirement holds everywhere (no marker)."""
-    return ";" not in requirement
+    """Tell whether a requirement is of the distribution itself and not of one of its extras."""
+    return "extra" not in requirement.partition(";")[2]
 
 
 def _tag(found):

@@ -1,6 +1,7 @@
 """Install this checkout for one user, without root, compiler or network service of our own.
 
-    sh utils/bootstrap.sh [--prefix DIR] [--python PY] [--find-links DIR] [--] ARGS...
+    sh utils/bootstrap.sh [--prefix DIR] [--python PY] [--find-links DIR] [--with EXTRA,...]
+        [--] ARGS...
     sh utils/bootstrap.sh [--prefix DIR] --uninstall
 
 Makes the environment `$UDOCKER_DIR/env` (default `~/.udocker/env`), links it as
@@ -9,6 +10,9 @@ Makes the environment `$UDOCKER_DIR/env` (default `~/.udocker/env`), links it as
 `env` is a link to the directory `env-...` that is current. A new one is built beside it and
 becomes current by one rename, so a bootstrap that is killed, or two at once, leave an
 environment that is whole. When nothing of the checkout has changed, nothing is done.
+
+`--with trust` adds what signatures are checked with, `--with socks` what SOCKS proxies need; later
+bootstraps keep what was added.
 """
 
 from __future__ import annotations
@@ -26,8 +30,11 @@ MAPPED = ("engines", "nvidia")
 """Top-level folders that are packages of `udocker`; setup.py says the same."""
 OPTIONAL = ("isal",)
 """Dependencies that make things faster, and are missing for some machines."""
+EXTRAS = ("trust", "socks")
+"""What `--with` can add, by its name in setup.py."""
 SHEBANG_BYTES = 120
 """Longer ones are cut by kernels before 5.1. Source: execve(2)."""
+VALUED = ("--prefix", "--python", "--find-links", "--with")
 KEPT_S = 24 * 3600
 """A replaced environment stays so long, for the sake of a udocker that still runs from it."""
 
@@ -42,6 +49,7 @@ class Options:
     def __init__(self, words: Sequence[str]) -> None:
         self.prefix: str | None = None
         self.find_links: str | None = None
+        self.extras: tuple[str, ...] = ()
         self.uninstall = False
         self.arguments = self._read(list(words))
 
@@ -53,7 +61,7 @@ class Options:
                 self.uninstall = True
             elif words[0] in ("-h", "--help"):
                 self._help()
-            elif words[0].partition("=")[0] in ("--prefix", "--python", "--find-links"):
+            elif words[0].partition("=")[0] in VALUED:
                 option, equals, value = words[0].partition("=")
                 words = words if equals else words[1:]
                 self._take(option, [value] if equals else words[:1])
@@ -69,6 +77,11 @@ class Options:
             self.prefix = os.path.abspath(value[0])
         elif option == "--find-links":
             self.find_links = os.path.abspath(value[0])
+        elif option == "--with":
+            self.extras = tuple(value[0].split(","))
+            unknown = [name for name in self.extras if name not in EXTRAS]
+            if unknown:
+                raise Failure(f"--with {unknown[0]}: not one of {', '.join(EXTRAS)}")
 
     def _help(self) -> NoReturn:
         print(__doc__)
@@ -78,7 +91,7 @@ class Options:
 class Environment:
     """The environment of a user: where it lies, whether it is this checkout's, its making."""
 
-    def __init__(self) -> None:
+    def __init__(self, extras: tuple[str, ...] = ()) -> None:
         home = _in_home(os.environ.get("UDOCKER_DIR") or "~/.udocker")
         if home is None:
             raise Failure("this user has no home directory: set HOME or UDOCKER_DIR")
@@ -87,6 +100,7 @@ class Environment:
         self.launcher = os.path.join(self.path, "bin", "udocker")
         # the interpreter behind a virtual environment outlives it
         self.python = getattr(sys, "_base_executable", None) or sys.executable
+        self.extras = tuple(sorted({*extras, *self._present_extras()}))
 
     def is_current(self) -> bool:
         """Tell whether it was made of this checkout, as it is now, for this machine."""
@@ -119,9 +133,17 @@ class Environment:
         for path in self._directories():
             _remove(path)
 
+    def _present_extras(self) -> list[str]:
+        """Return what earlier bootstraps were told to add."""
+        try:
+            with open(os.path.join(self.path, "extras"), encoding="utf-8") as file:
+                return [name for name in file.read().split() if name in EXTRAS]
+        except OSError:
+            return []
+
     def _stamp(self) -> str:
         """Return what the environment depends on, as text: no digest, whose import costs more."""
-        lines = [f"{self.python} {sys.version} {os.uname().machine}"]
+        lines = [f"{self.python} {sys.version} {os.uname().machine}", *self.extras]
         for path in _sources():
             facts = os.stat(path)
             lines.append(f"{facts.st_size} {facts.st_mtime_ns} {path}")
@@ -139,11 +161,12 @@ class Environment:
 
         stamp = self._stamp()  # before the copy: a file changed meanwhile is found next time
         library = os.path.join(new, "lib")
-        _install_dependencies(library, find_links, lock)
+        _install_dependencies(library, _required(self.extras), find_links, lock)
         _copy_packages(library)
         compile_dir(os.path.join(library, "udocker"), quiet=2)
         _write_launcher(os.path.join(new, "bin"), self.python, library)
         _write(os.path.join(new, "python"), f"{self.python}\n")
+        _write(os.path.join(new, "extras"), " ".join(self.extras))
         _write(os.path.join(new, "stamp"), stamp)
 
     def _become_current(self, new: str) -> None:
@@ -186,7 +209,7 @@ def main(words: Sequence[str]) -> None:
     if os.environ.get("HOME") == "":
         del os.environ["HOME"]  # as for udocker itself: the account's home counts
     options = Options(words)
-    environment = Environment()
+    environment = Environment(options.extras)
     prefixes = [options.prefix, _in_home("~/.local")]
     links = [os.path.join(prefix, "bin", "udocker") for prefix in prefixes if prefix]
     if options.uninstall:
@@ -237,11 +260,12 @@ def _copy_packages(library: str) -> None:
         copytree(os.path.join(CHECKOUT, folder), target, ignore=unwanted)
 
 
-def _install_dependencies(library: str, find_links: str | None, lock: int) -> None:
+def _install_dependencies(
+    library: str, required: list[str], find_links: str | None, lock: int
+) -> None:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from find_pip import NoPip, pip_command
 
-    required = _required()
     try:
         pip = pip_command(os.path.dirname(library), find_links)
     except NoPip as error:
@@ -294,17 +318,23 @@ def _run_pip(command: list[str], lock: int) -> str | None:
     return done.stdout.strip() if done.returncode else None
 
 
-def _required() -> list[str]:
-    """Return the dependencies that setup.py names, read without setuptools."""
+def _required(extras: Sequence[str] = ()) -> list[str]:
+    """Return the dependencies that setup.py names, with those of `extras`, without setuptools."""
     import ast
 
     path = os.path.join(CHECKOUT, "setup.py")
     with open(path, encoding="utf-8") as file:
         tree = ast.parse(file.read(), path)
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DEPENDENCIES":
-            return list(ast.literal_eval(node.value))
-    raise Failure(f"{path} has no DEPENDENCIES")
+    found = {
+        ast.unparse(node.targets[0]): ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and ast.unparse(node.targets[0]) in ("DEPENDENCIES", "EXTRAS")
+    }
+    if len(found) < 2:
+        raise Failure(f"{path} has no DEPENDENCIES or no EXTRAS")
+    more = [word for name in extras for word in found["EXTRAS"][name]]
+    return [*found["DEPENDENCIES"], *more]
 
 
 def _write_launcher(directory: str, python: str, library: str) -> None:

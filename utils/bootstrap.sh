@@ -14,8 +14,8 @@ wanted_python() {
         case $1 in
             --python) printf '%s\n' "${2-}" && return ;;
             --python=*) printf '%s\n' "${1#*=}" && return ;;
-            --prefix | --find-links) [ $# -lt 2 ] || shift ;;
-            --prefix=* | --find-links=* | --uninstall) ;;
+            --prefix | --find-links | --with) [ $# -lt 2 ] || shift ;;
+            --prefix=* | --find-links=* | --with=* | --uninstall) ;;
             *) return ;;
         esac
         shift

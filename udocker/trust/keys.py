@@ -69,7 +69,7 @@ def load(data: bytes, name: str) -> PublicKey:
     except ImportError as error:
         raise TrustError(
             "signatures cannot be checked without the Python package cryptography",
-            hint="pip install 'udocker[trust]'",
+            hint="pip install 'udocker[trust]', or sh utils/bootstrap.sh --with trust",
         ) from error
     try:
         key = load_pem_public_key(data)
