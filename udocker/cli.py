@@ -80,6 +80,8 @@ def main(words: Sequence[str] | None = None) -> None:
     """Carry out the command line and exit."""
     words = sys.argv[1:] if words is None else list(words)
     code = 1
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        _occupy_standard_descriptors()
     try:
         code = _quick(words)
         if code < 0:
@@ -90,6 +92,14 @@ def main(words: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         code = _broken_pipe()
     _leave(code)
+
+
+def _occupy_standard_descriptors() -> None:
+    """Nothing opened from now on gets the number of a standard stream that the caller closed:
+    programs, and C libraries of ours, write their errors there."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def _leave(code: int) -> NoReturn:

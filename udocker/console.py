@@ -55,10 +55,27 @@ def put(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        from udocker.errors import UdockerError
+        raise _unwritten(error) from error
 
-        drop_output()
-        raise UdockerError(f"cannot write to standard output: {error.strerror}") from error
+
+def _unwritten(error: OSError) -> UdockerError:
+    from udocker.errors import UdockerError
+
+    drop_output()
+    return UdockerError(f"cannot write to standard output: {error.strerror}")
+
+
+def put_bytes(data: bytes) -> None:
+    """Write data as they are. Raises UdockerError as `put` does."""
+    if sys.stdout is None:
+        put("")
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _unwritten(error) from error
 
 
 def put_lines(lines: Iterable[str]) -> None:
@@ -191,7 +208,7 @@ class Bars(Silence):
 
 def progress(*, quiet: bool) -> Progress:
     """Return the progress that suits where stderr goes."""
-    if quiet:
+    if quiet or sys.stderr is None:
         return Silence()
     if sys.stderr.isatty():
         return Bars()

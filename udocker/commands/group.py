@@ -150,6 +150,7 @@ def main(args: list[str], known: Mapping[str, str]) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.Abort:
+        console.say("udocker: interrupted")
         return 130
     except click.ClickException as error:
         error.show()

@@ -60,11 +60,10 @@ def inspect(
         descriptor, data = narrow(source, descriptor, data, wanted, strict=True)
     if verbose:
         console.put(_indented(_described(source, descriptor, data)))
-    elif sys.stdout.isatty():
+    elif sys.stdout is not None and sys.stdout.isatty():
         console.put(data.decode())
     else:
-        sys.stdout.buffer.write(data)
-        sys.stdout.flush()
+        console.put_bytes(data)
 
 
 def _described(source: RegistrySource, descriptor: Descriptor, data: bytes) -> Any:

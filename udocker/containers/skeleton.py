@@ -32,7 +32,9 @@ def make_upper(container: Container) -> None:
     if os.path.isdir(container.upper):
         return
     if not is_foreign(container.tree):
-        os.mkdir(container.upper, 0o755)
+        mode = stat.S_IMODE(os.stat(container.tree).st_mode)
+        os.mkdir(container.upper, 0o700)
+        os.chmod(container.upper, mode)  # whatever the umask is
         return
     draft = f"{container.upper}.{disk.owner()}"
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 from contextlib import contextmanager
 
 from udocker import disk, fastjson, trees
@@ -21,6 +20,7 @@ from udocker.images import decompress, layers
 from udocker.images.tarwriter import TarWriter, write_all
 from udocker.images.tree import WHITEOUT
 from udocker.oci import MAX_DOCUMENT_BYTES
+from udocker.transfer import threads
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -47,9 +47,7 @@ class Clone:
         """Yield its files as a tar stream. Raises StoreError."""
         reading, writing = os.pipe()
         failures: list[Exception] = []
-        how = (self.rootfs, writing, failures)
-        writer = threading.Thread(target=_pack, args=how, daemon=True)
-        writer.start()
+        writer = threads.start(lambda: _pack(self.rootfs, writing, failures))
         try:
             while data := os.read(reading, _PIECE_BYTES):
                 yield data

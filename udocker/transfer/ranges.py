@@ -14,6 +14,7 @@ from queue import SimpleQueue
 
 from udocker.errors import RegistryError
 from udocker.transfer.source import content
+from udocker.transfer.threads import start as start_thread
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -132,7 +133,7 @@ def _in_parts(
                 return
 
     for _ in range(min(count, len(parts))):
-        threading.Thread(target=fetch, daemon=True).start()
+        start_thread(fetch)
     try:
         while parts:
             fetched = parts.pop(next(iter(parts)))

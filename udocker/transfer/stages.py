@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from queue import SimpleQueue
 
+from udocker.transfer.threads import start
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -41,8 +43,7 @@ def ahead(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
         except BaseException as error:  # noqa: BLE001 - raised again by the reader
             made.put(error)
 
-    thread = threading.Thread(target=produce, name=NAME, daemon=True)
-    thread.start()
+    thread = start(produce, NAME)
     item: bytes | BaseException | None = b""
     try:
         while isinstance(item := made.get(), bytes):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 
+from udocker.errors import UdockerError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -13,6 +15,24 @@ if TYPE_CHECKING:
     from udocker.console import Progress
 
     T = TypeVar("T")
+
+
+def start(target: Callable[[], None], name: str | None = None) -> threading.Thread:
+    """Start a thread that ends with the process. Raises UdockerError where there are too many."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise too_many("thread") from error
+    return thread
+
+
+def too_many(what: str) -> UdockerError:
+    """Return the error for a process or a thread that the system does not let us have."""
+    return UdockerError(
+        f"cannot start another {what}: this user has as many as are allowed",
+        hint="ulimit -u and the cgroup of the session say how many processes and threads that is",
+    )
 
 
 def each(items: Iterable[T], count: int, work: Callable[[T], None]) -> None:
@@ -41,7 +61,7 @@ def each(items: Iterable[T], count: int, work: Callable[[T], None]) -> None:
 
     running = min(count, len(waiting))
     for _ in range(running):
-        threading.Thread(target=carry_out, daemon=True).start()
+        start(carry_out)
     try:
         for _ in range(running):
             error = ended.get()

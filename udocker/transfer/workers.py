@@ -10,11 +10,11 @@ import os
 import select
 import selectors
 import signal
-import threading
 from contextlib import closing
 
 from udocker import disk, errors, fastjson
 from udocker.errors import UdockerError
+from udocker.transfer import threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Report:
     """What a worker tells: how far its current item is."""
 
     def __init__(self, pipe: int) -> None:
-        self._pipe = pipe
+        self.pipe = pipe
         self._part = ""
         self._unsaid = 0
 
@@ -64,7 +64,7 @@ class Report:
         self._send("fail", type(error).__name__, message, hint)
 
     def _send(self, *event: Any) -> None:
-        os.write(self._pipe, fastjson.dumps(event).encode() + b"\n")
+        os.write(self.pipe, fastjson.dumps(event).encode() + b"\n")
 
 
 def run(
@@ -80,7 +80,7 @@ def run(
     """
     queue, feed = os.pipe()
     listen, pipe = os.pipe()
-    children = [_fork(work, queue, pipe, (listen, feed)) for _ in range(min(processes, count))]
+    children = _forked(min(processes, count), lambda: _fork(work, queue, pipe, (listen, feed)))
     os.close(queue)
     os.close(pipe)
     try:
@@ -97,6 +97,19 @@ def run(
             os.waitpid(child, 0)
 
 
+def _forked(count: int, fork: Callable[[], int]) -> list[int]:
+    """Return the workers, fewer than wanted where the user may not have so many processes."""
+    children: list[int] = []
+    for _ in range(count):
+        try:
+            children.append(fork())
+        except OSError as error:
+            if not children:
+                raise threads.too_many("process") from error
+            break
+    return children
+
+
 def _fork(work: Work, queue: int, pipe: int, close: Sequence[int]) -> int:
     child = os.fork()
     if child:
@@ -106,7 +119,6 @@ def _fork(work: Work, queue: int, pipe: int, close: Sequence[int]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         for descriptor in close:
             os.close(descriptor)
-        threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
         code = _work(work, queue, Report(pipe))
     finally:
         os._exit(code)
@@ -122,6 +134,7 @@ def _end_with_parent(pipe: int) -> None:
 
 def _work(work: Work, queue: int, report: Report) -> int:
     try:
+        threads.start(lambda: _end_with_parent(report.pipe))
         # the queue is a pipe of whole numbers: each read takes the next one
         while item := os.read(queue, _NUMBER_BYTES):
             work(int.from_bytes(item, "little"), report)
