@@ -6,6 +6,8 @@ image-spec 1.1, image-index.md, "platform".
 
 from __future__ import annotations
 
+import os
+
 from udocker.errors import InvalidDocument
 from udocker.values import dataclass
 
@@ -20,9 +22,12 @@ class Platform:
 
     @staticmethod
     def parse(text: str) -> Platform:
-        """Read `os/architecture[/variant]` or a bare architecture, as docker's `--platform`."""
+        """Read `os/architecture[/variant]`, a bare architecture, or a bare `linux`, as docker's
+        `--platform`."""
         parts = text.lower().split("/")
-        if len(parts) == 1:
+        if parts == ["linux"]:
+            parts.append(os.uname().machine)
+        elif len(parts) == 1:
             parts = ["linux", *parts]
         if len(parts) > 3 or not all(parts):
             raise InvalidDocument(f"platform {text!r}: not os/architecture[/variant]")

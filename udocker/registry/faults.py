@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from udocker import fastjson
 from udocker.errors import AccessDenied, ImageNotFound, RegistryError
 from udocker.reference import registry_at
-from udocker.registry.route import shown, split
+from udocker.registry.route import is_loopback, shown, split
 
 RETRIED = frozenset((408, 425, 429, 499, 500, 502, 503, 504, 522))
 """Status codes after which the same request may well be answered."""
@@ -66,7 +66,8 @@ def no_answer(url: str, cause: BaseException, proxy: str = "") -> RegistryError:
     if "Tunnel connection failed: 4" in str(cause):
         hint = "a proxy that knows its users is written http://USER:PASSWORD@HOST:PORT"
         return Unreachable(text, hint=hint)
-    hint = "" if proxy else "on a node without internet, set https_proxy"
+    is_here = is_loopback(split(url).hostname or "")
+    hint = "" if proxy or is_here else "on a node without internet, set https_proxy"
     if _is_final(cause):
         return Unreachable(text, hint=hint or None)
     named = isinstance(cause, (socket.gaierror, socket.timeout))
