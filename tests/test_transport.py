@@ -602,6 +602,7 @@ PROXIES = [
     ({"HTTPS_PROXY": "http://p:1"}, "https://quay.io/", "http://p:1"),
     ({"https_proxy": "http://p:1"}, "http://quay.io/", None),
     ({"all_proxy": "socks5h://p:1"}, "https://quay.io/", "socks5h://p:1"),
+    ({"https_proxy": "p:1"}, "https://quay.io/", "http://p:1"),
     ({"https_proxy": "http://p:1"}, "https://127.0.0.1:5000/", None),
     ({"https_proxy": "http://p:1"}, "https://[::1]:5000/", None),
     ({"https_proxy": "http://p:1", "no_proxy": "*"}, "https://quay.io/", None),
@@ -700,12 +701,18 @@ def test_without_the_package_for_socks_it_is_named():
 
 def test_a_proxy_that_fails_is_named_without_its_password():
     with Server(lambda asked: Reply(407)) as proxy:
-        environment = {"https_proxy": f"http://me:s3cret@{proxy.host}"}
-        client = transport("registry.invalid", environment=environment)
+        via = dict.fromkeys(("http_proxy", "https_proxy"), f"http://me:s3cret@{proxy.host}")
+        client = transport("registry.invalid", environment=via)
         with pytest.raises(RegistryError, match="407") as caught:
             body(client)
         assert len(proxy.asked) == 1  # to try again would not help
         assert proxy.asked[0].headers["Proxy-Authorization"].startswith("Basic ")
+        plain = transport("registry.invalid", base="http://registry.invalid", environment=via)
+        with pytest.raises(RegistryError, match="the proxy answers 407") as caught:
+            body(plain)
+        assert "USER:PASSWORD" in caught.value.hint
+        with pytest.raises(RegistryError, match="407") as caught:
+            body(client)
     assert f"(through the proxy http://{proxy.host})" in caught.value.message
     assert "USER:PASSWORD" in caught.value.hint
     with pytest.raises(RegistryError, match="refused.*through the proxy") as caught:

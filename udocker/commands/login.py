@@ -8,7 +8,7 @@ import click
 
 from udocker import console
 from udocker.commands import reaching
-from udocker.errors import UdockerError, UsageError
+from udocker.errors import AccessDenied, UdockerError, UsageError
 from udocker.settings import Settings
 
 TYPE_CHECKING = False
@@ -66,7 +66,11 @@ def command(
     if not password:
         raise UsageError("the password is empty")
     credentials = Credentials(name, password)
-    Client(server, settings, credentials=credentials).login()
+    try:
+        Client(server, settings, credentials=credentials).login()
+    except AccessDenied as error:
+        error.hint = "check the name and the password, or token"
+        raise
     where = save_credentials(key, credentials, settings.environment)
     console.say(f"logged in to {key} as {name}; the credentials are in {where}")
 

@@ -26,6 +26,7 @@ _MAX_CHARACTERS = 300
 _MAX_ERRORS = 3
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")
 """What OpenSSL makes of an answer in plain http, by its versions."""
+_PROXY_USERS = "a proxy that knows its users is written http://USER:PASSWORD@HOST:PORT"
 _FINAL_ERRORS = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
@@ -64,8 +65,7 @@ def no_answer(url: str, cause: BaseException, proxy: str = "") -> RegistryError:
     if isinstance(cause, ssl.SSLError):
         return _tls_failure(text, url, cause)
     if "Tunnel connection failed: 4" in str(cause):
-        hint = "a proxy that knows its users is written http://USER:PASSWORD@HOST:PORT"
-        return Unreachable(text, hint=hint)
+        return Unreachable(text, hint=_PROXY_USERS)
     is_here = is_loopback(split(url).hostname or "")
     hint = "" if proxy or is_here else "on a node without internet, set https_proxy"
     if _is_final(cause):
@@ -120,6 +120,8 @@ def refusal(
         return denied(text, host)
     if status == 404:
         return ImageNotFound(text, hint="check the spelling; private images look absent as well")
+    if status == 407:
+        return RegistryError(f"{subject}: the proxy answers 407", hint=_PROXY_USERS)
     if status in RETRIED:
         wait_s = seconds(headers.get("Retry-After", ""))
         return Unavailable(text, hint=_hint(status, host), retry_after_s=wait_s)

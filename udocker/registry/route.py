@@ -75,6 +75,8 @@ class Route:
         if is_loopback(host) or any(_matches(e, host, port) for e in self._exceptions):
             return {}
         proxy = self._variable(f"{scheme}_proxy") or self._variable("all_proxy")
+        if proxy and "://" not in proxy:  # as curl reads it
+            proxy = f"http://{proxy}"
         return {scheme: proxy} if proxy else {}
 
     def _variable(self, name: str) -> str:
