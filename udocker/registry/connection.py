@@ -293,7 +293,7 @@ def _failure(error: Exception, url: str, proxies: Mapping[str, str]) -> Registry
     if "Missing dependencies for SOCKS" in str(error):
         return RegistryError(
             f"the proxy {shown(proxy)} speaks SOCKS, for which the package PySocks is needed",
-            hint="install PySocks: pip install 'udocker[socks]', or utils/bootstrap.sh --with socks",
+            hint="pip install 'udocker[socks]', or utils/bootstrap.sh --with socks",
         )
     return RegistryError(
         f"{shown(url)}: this address, or its proxy, cannot be used",
