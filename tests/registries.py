@@ -121,12 +121,12 @@ class Reply:
 
 
 class Server:
-    """An HTTP server at a free port of 127.0.0.1 that answers with `reply(asked)`."""
+    """An HTTP server at a free port of 127.0.0.1, or `port`, that answers with `reply(asked)`."""
 
-    def __init__(self, reply=None, tls=None):
+    def __init__(self, reply=None, tls=None, port=0):
         self.asked = []
         self.reply = reply or self.reply
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler_class())
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler_class())
         self._server.daemon_threads = True
         self._server.handle_error = lambda *_: None
         if tls:

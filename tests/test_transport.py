@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from registries import PASSWORD, USER, Reply, Server, Tls
 from udocker.errors import AccessDenied, ImageNotFound, RegistryError, UdockerError, UsageError
 from udocker.registry.auth import scope
 from udocker.registry.connection import Trust
-from udocker.registry.faults import Unavailable, limits_told, refusal, seconds
+from udocker.registry.faults import Unavailable, limits_told, no_answer, refusal, seconds
 from udocker.registry.patience import Pace, Patience
 from udocker.registry.route import Route, is_loopback, shown
 from udocker.registry.secret import Credentials
@@ -200,6 +201,32 @@ def test_nobody_listening_is_an_error_at_once():
     with pytest.raises(RegistryError, match="refused"):
         body(client)
     assert client.requests == 2  # http and https
+
+
+def test_a_server_that_answered_and_is_gone_may_come_back():
+    with Server(lambda asked: OK) as server:
+        client = transport(server.host, patience=Patience(attempts=20, first_delay_s=0.02))
+        assert body(client) == b"fine"
+    returned = []
+
+    def come_back():
+        returned.append(Server(lambda asked: OK, port=server.port).__enter__())
+
+    later = threading.Timer(0.2, come_back)
+    later.start()
+    try:
+        assert body(client) == b"fine"
+    finally:
+        later.join()
+        returned[0].__exit__()
+
+
+def test_for_a_certificate_that_has_expired_no_authority_is_asked_for():
+    cause = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    cause.verify_message = "certificate has expired"
+    error = no_answer("https://registry.invalid/v2/", cause)
+    assert "certificate has expired" in error.message
+    assert "clock" in error.hint
 
 
 def test_an_error_that_the_caller_is_handling_is_not_taken_for_the_reason():

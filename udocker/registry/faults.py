@@ -85,6 +85,8 @@ def _tls_failure(text: str, url: str, cause: ssl.SSLError) -> RegistryError:
     directory, why = f"~/.config/containers/certs.d/{host}", str(getattr(cause, "reason", ""))
     if isinstance(cause, ssl.SSLCertVerificationError):
         hint = f"put the site's authority in {directory}/ca.crt, or name it in SSL_CERT_FILE"
+        if "expired" in cause.verify_message or "not yet valid" in cause.verify_message:
+            hint = "who runs the server can renew it; or the clock of this machine is wrong"
         return RegistryError(text, hint=hint)
     if "CERTIFICATE" in why:
         hint = f"it wants a certificate of yours: {directory}/client.cert and client.key"

@@ -86,6 +86,8 @@ class Transport:
         self.patience = patience or Patience()
         trust = trust or Trust()
         self._insecure = trust.insecure
+        self._answering: set[tuple[str, str, int | None]] = set()
+        """Servers that have answered so far."""
         self._bases = (base,) if base else bases(host, insecure=trust.insecure)
         self._authorizer = Authorizer(host, find_credentials, self._ask_token_server)
         self._connection = Connection(host, environment, trust, self.patience, debug=debug)
@@ -241,9 +243,7 @@ class Transport:
         """Send a request and follow redirects; only the first host sees `Authorization`."""
         first = origin(url)
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._connection.exchange(
-                request.method, url, headers, request.body, silence_s=request.silence_s
-            )
+            response = self._exchange(request, url, headers)
             if response.redirect is None:
                 return response
             response.drain()
@@ -251,6 +251,20 @@ class Transport:
             if origin(url) != first:
                 headers = {key: text for key, text in headers.items() if key != "Authorization"}
         raise RegistryError(f"{shown(url)}: more than {MAX_REDIRECTS} redirects")
+
+    def _exchange(self, request: Request, url: str, headers: dict[str, str]) -> Response:
+        """Send one request. A server that answered before, and is gone now, may come back."""
+        server = origin(url)
+        try:
+            response = self._connection.exchange(
+                request.method, url, headers, request.body, silence_s=request.silence_s
+            )
+        except Unreachable as error:
+            if server in self._answering:
+                raise Unavailable(error.message, hint=error.hint) from error
+            raise
+        self._answering.add(server)
+        return response
 
     def _redirected(self, url: str, location: str) -> str:
         target = join(url, location)
