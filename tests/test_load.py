@@ -180,6 +180,19 @@ def test_a_signature_in_a_layout_is_no_image(load, tmp_path, capsys):
     assert "is not an image" in capsys.readouterr().err
 
 
+def test_an_image_may_have_a_type_and_be_about_another(load):
+    files = layout_files(Image())
+    index = json.loads(files["index.json"])
+    (entry,) = index["manifests"]
+    manifest = json.loads(files[f"blobs/sha256/{entry['digest'][7:]}"])
+    about = {**manifest["config"], "mediaType": manifest["mediaType"]}
+    new = json.dumps({**manifest, "artifactType": "a/b", "subject": about}).encode()
+    entry.update(digest=digest(new), size=len(new))
+    files[f"blobs/sha256/{digest(new)[7:]}"] = new
+    files["index.json"] = json.dumps(index).encode()
+    assert load(packed(files)) == ["img:1"]
+
+
 def linked(image, make):
     """Return docker's files with the second image's layer a link to the first one's."""
     files = docker_files(image)

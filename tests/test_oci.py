@@ -74,6 +74,13 @@ def test_a_platform_runs_its_own_and_older_variants(host, image, runs):
     assert Platform.parse(host).runs(Platform.parse(image)) is runs
 
 
+def test_an_image_that_names_no_processor_runs_unless_one_is_wanted():
+    here = Platform.parse("linux")
+    assert here.runs(Platform("linux", ""))
+    assert not here.runs(Platform("linux", ""), strict=True)
+    assert not here.runs(Platform("windows", ""))
+
+
 @pytest.mark.parametrize("text", ["", "linux/", "/amd64", "a/b/c/d"])
 def test_a_platform_has_os_and_architecture(text):
     with pytest.raises(InvalidDocument):

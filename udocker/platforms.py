@@ -66,7 +66,12 @@ class Platform:
         return 0 if same and other.variant == self.variant else None
 
     def runs(self, other: Platform, *, strict: bool = False) -> bool:
-        """Tell whether an image for `other` runs on this platform."""
+        """Tell whether an image for `other` runs on this platform.
+
+        One that does not say for which processor it is may, unless `strict`.
+        """
+        if not other.architecture and not strict:
+            return other.os == self.os
         return self.rank(other, strict=strict) is not None
 
     def __str__(self) -> str:

@@ -11,6 +11,7 @@ from udocker.oci import (
     MAX_DOCUMENT_BYTES,
     Descriptor,
     Digest,
+    Manifest,
     Platform,
 )
 from udocker.transfer.archivenames import Given, given, name_of
@@ -93,15 +94,22 @@ def _by_name(files: Files, entries: Iterable[Descriptor]) -> dict[str, list[Desc
 
 
 def _is_artifact(files: Files, entry: Descriptor) -> bool:
-    """Tell whether a manifest is about another one: a signature, an attestation."""
+    """Tell whether a manifest is no image but about one: a signature, an attestation."""
     part = LayoutSource(files, entry).stored(entry)
     if part is None or part.size_bytes > MAX_DOCUMENT_BYTES:
         return False
     try:
-        members = fastjson.loads(b"".join(part.chunks()))
+        data = b"".join(part.chunks())
+        members = fastjson.loads(data)
     except ValueError:
         return False
-    return isinstance(members, dict) and ("subject" in members or "artifactType" in members)
+    if not isinstance(members, dict) or not ("subject" in members or "artifactType" in members):
+        return False
+    try:
+        Manifest.from_bytes(data, entry.media_type)
+    except InvalidDocument:
+        return True
+    return False  # images may have a type, and be about others, as well
 
 
 def _named(

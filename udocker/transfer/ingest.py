@@ -10,7 +10,7 @@ from udocker.transfer.build import TreeBuilder, jobs
 from udocker.transfer.fetch import LayerFetcher
 from udocker.transfer.ranges import connections, download
 from udocker.transfer.resolve import Resolved, resolve
-from udocker.transfer.source import content
+from udocker.transfer.source import content, naming
 from udocker.values import replace
 
 TYPE_CHECKING = False
@@ -58,7 +58,8 @@ class Ingest:
         resolved = resolve(self._source, self._platform, strict=self._strict)
         # before anything else of it is looked at, or brought
         self._admission.check(self._source.name, (resolved.source, resolved.descriptor.digest))
-        config = self._bring_config(resolved)
+        with naming(self._source):
+            config = self._bring_config(resolved)
         self._check_platform(config)
         self._bring_layers(resolved, config)
         return self._name(reference, resolved, config)

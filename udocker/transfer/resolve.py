@@ -12,6 +12,7 @@ from udocker.oci import (
     Manifest,
     Platform,
 )
+from udocker.transfer.source import naming
 from udocker.values import dataclass, replace
 
 TYPE_CHECKING = False
@@ -44,9 +45,10 @@ def resolve(source: Source, platform: Platform, *, strict: bool = False) -> Reso
 
     `strict` takes no other architecture, also where the processor could run it.
     """
-    descriptor, data = source.document()
-    found = narrow(source, descriptor, data, platform, strict=strict)
-    manifest = Manifest.from_bytes(found[1], found[0].media_type)
+    with naming(source):
+        descriptor, data = source.document()
+        found = narrow(source, descriptor, data, platform, strict=strict)
+        manifest = Manifest.from_bytes(found[1], found[0].media_type)
     if len(manifest.layers) > MAX_LAYERS:
         raise InvalidDocument(f"{source.name} has more than {MAX_LAYERS} layers")
     return Resolved(*found, manifest, descriptor.digest)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from udocker.errors import ImageNotFound, IntegrityError, StoreError
+from contextlib import contextmanager
+
+from udocker.errors import ImageNotFound, IntegrityError, InvalidDocument, StoreError
 from udocker.oci import MAX_DOCUMENT_BYTES, Digest
 from udocker.values import replace
 
@@ -35,6 +37,17 @@ if TYPE_CHECKING:
 
         def reopen(self) -> None:
             """Share no connection or file position with the process that was forked from."""
+
+
+@contextmanager
+def naming(source: Source) -> Iterator[None]:
+    """Errors about documents say of which image these are."""
+    try:
+        yield
+    except InvalidDocument as error:
+        if source.name not in error.message:
+            error.message = f"{source.name}: {error.message}"
+        raise
 
 
 def content(source: Source, blob: Descriptor, offset: int = 0) -> Iterator[bytes]:
