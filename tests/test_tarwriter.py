@@ -114,7 +114,7 @@ def test_a_sparse_file_of_terabytes_takes_as_much_as_it_holds(tmp_path):
             lambda writer: writer.sparse_file(b"d/big", 0o600, 0, file.fileno(), size, extents)
         )
     assert len(data) < 1 << 20
-    member = next(iter(tar.Reader([data], tar.Limits())))
+    member = next(iter(tar.Reader([data], tar.Limits(size_bytes=size))))
     assert (member.path, member.size) == (b"d/big", size)
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         file = archive.extractfile("d/big")
