@@ -127,6 +127,15 @@ def test_the_manifest_that_an_index_names_is_read_by_its_digest(registry, image)
     assert descriptor.digest == wanted
 
 
+def test_a_web_page_is_no_manifest_and_told_as_what_it_is():
+    page = Reply(200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>log in</html>")
+    with Server(lambda asked: page) as server:
+        reader = client(server.host)
+        with pytest.raises(InvalidDocument, match="a web page") as caught:
+            reader.manifest(named(server.host))
+    assert "login" in caught.value.hint
+
+
 def test_what_is_not_there_is_not_found(registry):
     reader = client(registry.host)
     for ask in (reader.head, reader.manifest, lambda r: reader.tags(named(registry.host, "no"))):
@@ -453,11 +462,11 @@ READ = [
 ]
 REFUSED = [
     (MANIFEST, document(mediaType=INDEX), False, "came as"),
-    ("text/html", b"<html>", False, "not JSON"),
+    ("text/plain", b"<html>", False, "not JSON"),
     (MANIFEST, b"\xff", False, "not JSON"),
     (MANIFEST, b"[" * 99999, False, "not JSON"),
     (MANIFEST, b"[]", False, "not a JSON object"),
-    ("text/html", document(), False, "neither an image nor an index"),
+    ("text/plain", document(), False, "neither an image nor an index"),
     (MANIFEST, document(mediaType="text/html"), True, "neither an image nor an index"),
     (OLD, document(), False, "schema 1"),
     ("application/json", document(schemaVersion=1), False, "schema 1"),

@@ -107,6 +107,11 @@ def _media_type(headers: Mapping[str, str], body: bytes, ref: Reference, *, pinn
     Conflicts".
     """
     sent = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if sent == "text/html":
+        raise InvalidDocument(
+            f"{ref}: a web page came in place of a manifest",
+            hint="there is no registry at that address, or the network wants a login first",
+        )
     own, version = _own_type(body, ref)
     if sent in oci.DOCKER_SCHEMA1 or own in oci.DOCKER_SCHEMA1 or version == 1:
         raise InvalidDocument(
