@@ -98,7 +98,7 @@ def in_order(user, names):
 def test_a_store_is_whole_after_a_kill_at_any_instant(unprivileged, registry):
     command = [unprivileged.python, "-c", KILLED, str(KILLS), "7", *registry]
     done = unprivileged.run(command, timeout=600)
-    assert int(done.stdout) > KILLS // 3  # the others ended before they were killed
+    assert int(done.stdout) > KILLS // 10  # the others ended before they were killed
     for lock in os.scandir(f"{unprivileged.udocker_dir}/locks"):
         os.utime(lock, (0, 0))  # those of killed pulls are removed when they are old
     in_order(unprivileged, registry)
