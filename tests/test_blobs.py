@@ -54,6 +54,19 @@ def test_what_a_dead_process_left_is_continued(store):
     assert store.has(BLOB)
 
 
+def test_what_was_left_between_its_last_byte_and_its_name_is_continued(store):
+    os.makedirs(store.partial)
+    left = f"{store.partial}/sha256-{BLOB.digest.hex}.{os.uname().nodename}-999999999"
+    with open(left, "wb") as file:
+        file.write(DATA)
+    os.chmod(left, 0o444)
+    partial, had = collect(store, DATA)
+    assert os.stat(partial.path).st_mode & 0o200  # only root may open it for writing otherwise
+    assert had == DATA
+    partial.commit()
+    assert os.stat(store.path(BLOB.digest)).st_mode & 0o777 == 0o444
+
+
 def test_what_a_living_process_collects_is_not_touched(store):
     program = "import os, sys; sys.path.insert(0, os.getcwd())\n"
     program += "from tests.test_blobs import *\nstore = BlobStore(*sys.argv[1:])\n"

@@ -125,6 +125,7 @@ class BlobStore:
             if name.startswith(prefix) and is_abandoned(left, name[len(prefix) :]):
                 try:
                     os.rename(left, own)
+                    os.chmod(own, 0o600)  # of one killed in `commit` it may be read only
                     break
                 except FileNotFoundError:  # another process was quicker
                     continue
