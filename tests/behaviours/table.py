@@ -688,6 +688,8 @@ def a_published_port_leads_into_a_private_network(c):
     with c.shell_popen(f"echo ready; echo pong | {server}; sleep 1", *options) as process:
         assert process.stdout.readline() == "ready\n"
         assert _answer(port) == b"pong\n"
+        # what is left behind would be joined by the next run of the container
+        process.wait(timeout=60)
 
 
 def _answer(port):
