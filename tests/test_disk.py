@@ -1,7 +1,9 @@
+import contextlib
 import os
 import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -111,3 +113,22 @@ def test_a_lock_is_held_by_the_programs_that_inherit_it(tmp_path):
     program.communicate(b"\n")
     assert other.acquire(wait=False)
     other.release()
+
+
+def test_a_tree_that_is_written_to_for_a_moment_more_is_removed(tmp_path):
+    """As the workers of a killed command do, until they notice."""
+    tree = tmp_path / "tree"
+    (tree / "below").mkdir(parents=True)
+    directory = os.open(tree / "below", os.O_RDONLY)
+
+    def write():
+        with contextlib.suppress(FileNotFoundError):
+            for number in range(2000):
+                os.close(os.open(f"f{number}", os.O_WRONLY | os.O_CREAT, dir_fd=directory))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    trees.remove_tree(str(tree))
+    writer.join()
+    os.close(directory)
+    assert not tree.exists()

@@ -14,7 +14,7 @@ from udocker.registry.loopback import LoopbackRegistry
 
 BASE = archive(folder("etc"), *(file(f"etc/{n}", b"%d" % n * 2000) for n in range(60)))
 NOISE = random.Random(4).randbytes(300_000)
-KILLS = int(os.environ.get("UDOCKER_TEST_KILLS", "40"))
+KILLS = int(os.environ.get("UDOCKER_TEST_KILLS", "200"))
 
 KILLED = """
 import os, random, signal, sys, time

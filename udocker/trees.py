@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 
 from udocker.disk import store_error
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _FICLONE = 0x40049409
 """The ioctl by which a file shares another's extents. Source: ioctl_ficlone(2)."""
+_TRIES, _PAUSE_S = 100, 0.02
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -120,20 +122,29 @@ def remove_tree(path: str) -> None:
 
     Nothing happens when there is nothing. Raises StoreError.
     """
-    parent, name = os.path.split(os.path.abspath(path))
-    try:
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
-            os.unlink(path)
-            return
-        descriptor = os.open(parent, _DIRECTORY)
+    for tries_left in range(_TRIES, 0, -1):
         try:
-            remove_directory(name, descriptor)
-        finally:
-            os.close(descriptor)
-    except FileNotFoundError:
+            _remove(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            # the workers of a killed command write on for the moment until they notice
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or tries_left == 1:
+                raise store_error(error, path) from error
+        time.sleep(_PAUSE_S)
+
+
+def _remove(path: str) -> None:
+    parent, name = os.path.split(os.path.abspath(path))
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        os.unlink(path)
         return
-    except OSError as error:
-        raise store_error(error, path) from error
+    descriptor = os.open(parent, _DIRECTORY)
+    try:
+        remove_directory(name, descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_directory(name: bytes | str, parent: int) -> None:
