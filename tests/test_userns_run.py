@@ -115,12 +115,12 @@ def test_a_published_port_leads_into_a_container_without_network(user, image, rm
     assert f"port 80/tcp of the container is port {port} of this host" in said
     process.stdout.readline()
     for _ in range(100):
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
-            try:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
                 client.sendall(b"hello\n")
                 answer = client.recv(100)
-            except ConnectionResetError:  # it does not listen yet
-                answer = b""
+        except (ConnectionResetError, BrokenPipeError):  # it does not listen yet
+            answer = b""
         if answer:
             break
         time.sleep(0.05)
