@@ -223,13 +223,14 @@ class FakechrootEngine(ExternalEngine):
         given = _given(spec)
         own = [path for path in given.get("LD_LIBRARY_PATH", "").split(":") if path]
         preloaded = given.get("LD_PRELOAD", "").replace(":", " ").split()
-        standard = (*spec.edits.library_dirs, *ground.glibc.directories)
+        first, last = spec.edits.library_dirs, spec.edits.fallback_library_dirs
+        searched = dict.fromkeys((*first, *own, *ground.glibc.directories, *last))
         env = {
             "FAKECHROOT": "true",
             "FAKECHROOT_BASE": ground.root,
             "FAKECHROOT_EXCLUDE_PATH": ":".join(excluded),
             "LD_PRELOAD": ":".join((ground.library, *map(view.rebased, preloaded))),
-            "LD_LIBRARY_PATH": ":".join(map(view.rebased, dict.fromkeys((*own, *standard)))),
+            "LD_LIBRARY_PATH": ":".join(map(view.rebased, searched)),
         }
         if self.mode != "F3":
             # without ..._OPT_ARGV0: with it, libfakechroot loses the last words of scripts

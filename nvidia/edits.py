@@ -37,6 +37,12 @@ class GpuRequest:
     """Driver capabilities; empty: what the image says, else the default ones."""
     program_env: tuple[tuple[str, str], ...] = ()
     """The environment of the program, as image and user have set it."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """The image's, some of which ask for GPUs."""
+    compat: str = "auto"
+    """The image's newer CUDA driver library (`cuda-compat`): `auto`, `off` or `force`."""
+    strict: bool = False
+    """An unmet `NVIDIA_REQUIRE_*` of the image is an error instead of a note."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class GpuPlan:
     edits: ContainerEdits = ContainerEdits()
     notes: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = ()
+    shadows: tuple[Bind, ...] = ()
+    """Binds over files of the image that would only mislead: for engines whose binds are cheap."""
 
 
 def gpu_edits(

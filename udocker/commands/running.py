@@ -11,6 +11,7 @@ from udocker.containers import choices, features, mountpoints
 from udocker.containers.assemble import make_spec
 from udocker.containers.hostfiles import files_of
 from udocker.containers.logs import LogWriter, path_of
+from udocker.containers.spec import ContainerEdits
 from udocker.containers.volumes import make_volumes
 from udocker.engines import select, supervise
 from udocker.errors import ContainerNotFound, StartError, UdockerError
@@ -285,7 +286,7 @@ class Runner:
         image = files_of(container)
         plan = gpu_edits(self.host, wish, image, self.stores.cache, self.settings.environment)
         self.tell(plan.notes)
-        return spec.edited(plan.edits)
+        return spec.edited(plan.edits | ContainerEdits(binds=plan.shadows))
 
     def _remove(self, container: Container, lock: Lock) -> None:
         lock.release()

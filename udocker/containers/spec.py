@@ -56,7 +56,8 @@ class ContainerEdits:
     """Changes to a container, in CDI's word and shape; `a | b` has both, b's later.
 
     `library_dirs` are directories of the container that hold injected libraries, for engines
-    whose loader does not read the container's ld.so.cache.
+    whose loader does not read the container's ld.so.cache: searched before the image's own;
+    `fallback_library_dirs` hold those that count only where the image has none of that name.
     """
 
     env: tuple[tuple[str, str], ...] = ()
@@ -64,6 +65,7 @@ class ContainerEdits:
     binds: tuple[Bind, ...] = ()
     symlinks: tuple[Symlink, ...] = ()
     library_dirs: tuple[str, ...] = ()
+    fallback_library_dirs: tuple[str, ...] = ()
     additional_gids: tuple[int, ...] = ()
 
     def __or__(self, other: ContainerEdits) -> ContainerEdits:
@@ -73,6 +75,7 @@ class ContainerEdits:
             binds=_once(self.binds + other.binds),
             symlinks=_once(self.symlinks + other.symlinks),
             library_dirs=_once(self.library_dirs + other.library_dirs),
+            fallback_library_dirs=_once(self.fallback_library_dirs + other.fallback_library_dirs),
             additional_gids=_once(self.additional_gids + other.additional_gids),
         )
 
