@@ -20,12 +20,13 @@ DEPENDENCIES = [
     "nvidia-ml-py>=12.535",
     "tqdm>=4.64",
     "zstandard>=0.19",
+    "PyYAML>=6.0",
 ]
 EXTRAS = {
     "fast": ["isal>=1.5"],
     "socks": ["PySocks>=1.5.6,!=1.5.7"],
     "trust": ["cryptography>=38"],
-    "types": ["mypy>=1.14", "tomli>=1.1", "types-psutil", "types-requests", "types-tqdm"],
+    "types": ["mypy>=1.14", "tomli>=1.1", "types-PyYAML", "types-psutil", "types-requests", "types-tqdm"],
     "test": [
         "PySocks>=1.5.6,!=1.5.7",
         "cryptography>=38",

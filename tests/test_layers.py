@@ -54,6 +54,7 @@ GATES = {
     "elftools": ("udocker.host.elf",),
     "psutil": ("udocker.host.processes",),
     "pynvml": ("udocker.nvidia.nvml",),
+    "yaml": ("udocker.nvidia.cdi.*",),
     "ctypes": ("udocker.engines.sandbox.*",),
     "tqdm": ("udocker.console",),
     "zstandard": (
