@@ -26,7 +26,14 @@ EXTRAS = {
     "fast": ["isal>=1.5"],
     "socks": ["PySocks>=1.5.6,!=1.5.7"],
     "trust": ["cryptography>=38"],
-    "types": ["mypy>=1.14", "tomli>=1.1", "types-PyYAML", "types-psutil", "types-requests", "types-tqdm"],
+    "types": [
+        "mypy>=1.14",
+        "tomli>=1.1",
+        "types-PyYAML",
+        "types-psutil",
+        "types-requests",
+        "types-tqdm",
+    ],
     "test": [
         "PySocks>=1.5.6,!=1.5.7",
         "cryptography>=38",
