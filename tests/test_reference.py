@@ -129,7 +129,7 @@ def test_what_docker_refuses_is_refused(text):
         ("https://hub.docker.com/_/ubuntu", "did you mean ubuntu?"),
         ("https://hub.docker.com/r/org/app/tags?page=1", "did you mean org/app?"),
         ("https://quay.io/org/app/", "did you mean quay.io/org/app?"),
-        ("Ubuntu:24.04", "did you mean ubuntu?"),
+        ("Ubuntu:24.04", "did you mean ubuntu:24.04?"),
         ("quay.io/Org/App", "did you mean quay.io/org/app?"),
         ("oci:/srv/layout:tag", "udocker load"),
         ("docker-archive:image.tar", "udocker load"),

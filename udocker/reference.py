@@ -126,9 +126,8 @@ def _parse(text: str, default_registry: str) -> Reference:
     registry, repository = _split_registry(name, default_registry)
     _check_registry(registry)
     if repository != repository.lower():
-        raise InvalidReference(
-            "the repository must be lower case", hint=f"did you mean {name.lower()}?"
-        )
+        meant = f"{name.lower()}{rest[len(name) :]}{at}{digest_text}"
+        raise InvalidReference("the repository must be lower case", hint=f"did you mean {meant}?")
     _check_repository(repository)
     if colon:
         _check_tag(tag)
