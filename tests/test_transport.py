@@ -5,59 +5,21 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
 from email.utils import formatdate
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from registries import PASSWORD, USER, Reply, Server, Tls
+from registries import USER, Reply, Server, Tls
+from transports import ASK, OK, QUICK, body, in_turn, transport
 
-from udocker.errors import AccessDenied, ImageNotFound, RegistryError, UdockerError, UsageError
-from udocker.registry.auth import scope
+from udocker.errors import AccessDenied, ImageNotFound, RegistryError, UsageError
 from udocker.registry.connection import Trust
 from udocker.registry.faults import Unavailable, limits_told, no_answer, refusal, seconds
 from udocker.registry.patience import Pace, Patience
-from udocker.registry.route import Route, is_loopback, shown
+from udocker.registry.route import is_loopback, shown
 from udocker.registry.secret import Credentials
-from udocker.registry.transport import Request, Transport
 from udocker.values import replace
-
-QUICK = Patience(
-    attempts=3,
-    first_delay_s=0.01,
-    longest_delay_s=0.02,
-    longest_retry_after_s=0.5,
-    connect_timeout_s=2,
-    read_timeout_s=1,
-)
-ASK = Request("GET", "/v2/a/thing", "a", "the thing")
-
-
-def transport(host, credentials=None, environment=None, **options):
-    def find(repository):
-        return credentials
-
-    options.setdefault("patience", QUICK)
-    return Transport(host, environment or {}, find, **options)
-
-
-def body(transport, request=ASK):
-    return transport.fetch(request, 1 << 20).body
-
-
-def in_turn(*replies):
-    """Answer the first request with the first reply, ..., all further ones with the last."""
-    left = list(replies)
-    return lambda asked: left.pop(0) if len(left) > 1 else left[0]
-
-
-OK = Reply(body=b"fine")
-
-
-# Trying again
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 499, 500, 502, 503, 504, 522])
@@ -280,9 +242,6 @@ def test_connections_are_kept_and_reopened():
         assert body(client) == b"fine"
 
 
-# Redirects
-
-
 def test_redirects_are_followed_and_only_the_registry_sees_credentials():
     seen = []
 
@@ -356,9 +315,6 @@ def test_signatures_of_addresses_are_not_shown():
         error = error.__cause__
 
 
-# TLS
-
-
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory):
     return Tls.make(tmp_path_factory.mktemp("tls"))
@@ -407,344 +363,6 @@ def test_elsewhere_than_on_loopback_clear_text_needs_insecure():
         )
         assert body(insecure) == b"fine"
         assert proxy.paths("GET") == ["http://registry.invalid/v2/a/thing"]
-
-
-# Tokens
-
-
-class Guarded(Server):
-    """A registry that wants the newest token of its token server, which counts them."""
-
-    def __init__(self, scopes=("repository:a:pull",), tls=None, **answer):
-        super().__init__(tls=tls)
-        self.realm, self.scopes, self.extra = f"{self.url}/token", scopes, answer
-        self.given = 0
-
-    def reply(self, asked):
-        if asked.path.startswith("/token"):
-            self.given += 1
-            token = {"token": f"t{self.given}", **self.extra}
-            return Reply(body=json.dumps(token).encode())
-        if asked.headers["Authorization"] == f"Bearer t{self.given}":
-            return OK
-        challenge = f'Bearer realm="{self.realm}",service="s,t"'
-        challenge += "".join(f',scope="{scope}"' for scope in self.scopes)
-        return Reply(401, {"WWW-Authenticate": challenge})
-
-
-def test_a_token_is_fetched_once_and_used_until_it_ends():
-    with Guarded(expires_in=300) as server:
-        client = transport(server.host)
-        for _ in range(3):
-            assert body(client) == b"fine"
-        assert client.requests == 5
-        client.reopen()
-        assert body(client) == b"fine"
-    assert server.paths()[1] == "/token?service=s%2Ct&scope=repository%3Aa%3Apull"
-
-
-def test_a_token_is_renewed_before_it_ends():
-    with Guarded(expires_in=0.5) as server:
-        client = transport(server.host)
-        assert body(client) == b"fine"
-        time.sleep(0.5)
-        assert body(client) == b"fine"
-        refused = [asked for asked in server.asked if asked.headers["Authorization"] is None]
-        assert (server.given, len(refused)) == (2, 3)  # no 401 in between
-
-
-def test_a_token_that_is_refused_is_renewed():
-    with Guarded() as server:
-        client = transport(server.host)
-        assert body(client) == b"fine"
-        server.given += 1
-        assert body(client) == b"fine"
-
-
-def test_every_scope_is_asked_for_and_credentials_go_to_the_token_server_only():
-    credentials = Credentials(USER, PASSWORD)
-    with Guarded(scopes=("repository:a:pull", "x y")) as server:
-        assert body(transport(server.host, credentials)) == b"fine"
-    sent = [asked.headers["Authorization"] for asked in server.asked]
-    assert sent == [None, credentials.basic, "Bearer t1"]
-    assert server.paths()[1].endswith("scope=repository%3Aa%3Apull&scope=x&scope=y")
-
-
-def test_without_a_scope_the_repository_is_asked_for():
-    with Guarded(scopes=()) as server:
-        assert body(transport(server.host)) == b"fine"
-    assert "scope=repository%3Aa%3Apull" in server.paths()[1]
-
-
-def test_an_identity_token_is_posted():
-    with Guarded() as server:
-        assert body(transport(server.host, Credentials("", "", "refresh me"))) == b"fine"
-    posted = server.asked[1]
-    assert (posted.method, posted.path) == ("POST", "/token")
-    assert b"grant_type=refresh_token" in posted.body
-    assert b"refresh_token=refresh+me" in posted.body
-    assert posted.headers["Authorization"] is None
-
-
-class Particular(Server):
-    """A registry whose tokens are their scopes, and which wants `needed` whatever it said."""
-
-    needed = "repository:a:pull,push"
-
-    def reply(self, asked):
-        if asked.path.startswith("/token"):
-            scopes = " ".join(parse_qs(urlsplit(asked.path).query)["scope"])
-            return Reply(body=json.dumps({"token": scopes.replace(" ", "+")}).encode())
-        sent = asked.headers["Authorization"]
-        if sent is None:
-            return Reply(401, self.challenge("repository:a:pull"))
-        if self.needed in sent:
-            return OK
-        return Reply(403, self.challenge(self.needed, ',error="insufficient_scope"'))
-
-    def challenge(self, scope, more=""):
-        return {"WWW-Authenticate": f'Bearer realm="{self.url}/token",scope="{scope}"{more}'}
-
-
-def test_a_token_of_too_narrow_a_scope_is_replaced_once():
-    with Particular() as server:
-        client = transport(server.host)
-        assert body(client) == b"fine"
-        assert len(server.paths()) == 5
-        assert body(client) == b"fine"
-        assert len(server.paths()) == 6
-        server.needed = "repository:other:pull"
-        assert body(client) == b"fine"
-        server.needed = "never"
-        server.challenge = lambda scope, more="": Particular.challenge(server, "x", more)
-        with pytest.raises(AccessDenied):
-            body(client)
-
-
-def test_what_a_hub_hides_is_asked_for_once_with_a_token():
-    def reply(asked):
-        if asked.path.startswith("/token"):
-            return Reply(body=b'{"token": "t"}')
-        error = ',error="insufficient_scope"' if asked.headers["Authorization"] else ""
-        where = f'Bearer realm="{hub.url}/token",service="s",scope="repository:a:pull"'
-        return Reply(401, {"WWW-Authenticate": where + error})
-
-    with Server(reply) as hub, pytest.raises(AccessDenied, match="401"):
-        body(transport(hub.host))
-    assert len(hub.asked) == 3
-
-
-def test_a_request_names_scopes_of_its_own():
-    with Particular() as server:
-        client = transport(server.host)
-        wide = replace(ASK, access="pull,push", scopes=(scope("b", "pull"),))
-        assert body(client, wide) == b"fine"
-        assert server.paths()[1].endswith(
-            "scope=repository%3Aa%3Apull%2Cpush&scope=repository%3Ab%3Apull"
-        )
-        assert body(client, wide) == b"fine"
-        assert len(server.paths()) == 4
-
-
-@pytest.mark.parametrize("missing", [404, 405])
-@pytest.mark.parametrize(
-    ("credentials", "methods", "sent"),
-    [
-        (Credentials(USER, PASSWORD), ["GET", "POST"], b"grant_type=password&username=alice"),
-        (Credentials(USER, PASSWORD, "refresh"), ["POST", "GET"], b""),
-    ],
-)
-def test_a_token_server_is_asked_in_the_way_that_it_knows(missing, credentials, methods, sent):
-    with Guarded() as server:
-        answer = server.reply
-
-        def reply(asked):
-            if asked.path.startswith("/token") and asked.method == methods[0]:
-                return Reply(missing)
-            return answer(asked)
-
-        server.reply = reply
-        assert body(transport(server.host, credentials)) == b"fine"
-        tokens = [asked for asked in server.asked if asked.path.startswith("/token")]
-    assert [asked.method for asked in tokens] == methods
-    assert sent in tokens[1].body
-    assert PASSWORD not in tokens[1].path
-
-
-def test_a_token_of_the_registry_is_used_as_it_is():
-    with Guarded() as server:
-        server.given = 7
-        assert body(transport(server.host, Credentials("", registry_token="t7"))) == b"fine"
-        assert server.given == 7
-
-
-@pytest.mark.parametrize("realm", ["http://192.0.2.1/token", "ftp://127.0.0.1/", "", "http://["])
-def test_a_token_server_in_clear_text_elsewhere_is_refused(realm):
-    with Guarded() as server:
-        server.realm = realm
-        with pytest.raises(RegistryError):
-            body(transport(server.host, Credentials(USER, PASSWORD)))
-        assert len(server.asked) == 1
-
-
-def test_a_registry_of_tls_cannot_send_credentials_to_clear_text(tls):
-    environment = {"SSL_CERT_FILE": tls.certificate}
-    with Server(lambda asked: OK) as clear, Guarded(tls=tls) as server:
-        server.realm = f"{clear.url}/token"
-        with pytest.raises(RegistryError, match="does not speak https"):
-            body(transport(server.host, Credentials(USER, PASSWORD), environment))
-        assert not clear.asked
-
-
-@pytest.mark.parametrize(
-    ("challenge", "credentials"),
-    [
-        ("Basic", None),
-        ("Basic", Credentials(USER, "wrong")),
-        ("Basic", Credentials("", "", "identity")),
-        ("Negotiate", Credentials(USER, PASSWORD)),
-        ("", Credentials(USER, PASSWORD)),
-        ('Bearer realm="{url}/token"', Credentials(USER, "s3cret")),
-    ],
-)
-def test_without_the_right_credentials_access_is_denied(challenge, credentials):
-    def refuse(asked):
-        return Reply(401, {"WWW-Authenticate": challenge.format(url=server.url)})
-
-    with Server(refuse) as server:
-        with pytest.raises(AccessDenied, match="the thing") as caught:
-            body(transport(server.host, credentials))
-        assert len(server.asked) <= 2
-    assert f"udocker login {server.host}" in caught.value.hint
-    assert "s3cret" not in caught.value.message
-
-
-# The way
-
-
-PROXIES = [
-    # variables, URL, proxy
-    ({}, "https://quay.io/", None),
-    ({"https_proxy": "http://p:1"}, "https://quay.io/", "http://p:1"),
-    ({"HTTPS_PROXY": "http://p:1"}, "https://quay.io/", "http://p:1"),
-    ({"https_proxy": "http://p:1"}, "http://quay.io/", None),
-    ({"all_proxy": "socks5h://p:1"}, "https://quay.io/", "socks5h://p:1"),
-    ({"https_proxy": "p:1"}, "https://quay.io/", "http://p:1"),
-    ({"https_proxy": "http://p:1"}, "https://127.0.0.1:5000/", None),
-    ({"https_proxy": "http://p:1"}, "https://[::1]:5000/", None),
-    ({"https_proxy": "http://p:1", "no_proxy": "*"}, "https://quay.io/", None),
-    ({"https_proxy": "http://p:1", "no_proxy": "x, quay.io"}, "https://quay.io/", None),
-    ({"https_proxy": "http://p:1", "no_proxy": ".quay.io"}, "https://cdn.quay.io/", None),
-    ({"https_proxy": "http://p:1", "no_proxy": "*.quay.io"}, "https://cdn.quay.io/", None),
-    ({"https_proxy": "http://p:1", "NO_PROXY": "Quay.IO"}, "https://cdn.quay.io/", None),
-    ({"https_proxy": "http://p:1", "no_proxy": "ay.io"}, "https://quay.io/", "http://p:1"),
-    ({"https_proxy": "http://p:1", "no_proxy": "quay.io:443"}, "https://quay.io/", None),
-    ({"https_proxy": "http://p:1", "no_proxy": "quay.io:80"}, "https://quay.io/", "http://p:1"),
-    ({"https_proxy": "http://p:1", "no_proxy": "10.0.0.0/8"}, "https://10.1.2.3/", None),
-    ({"https_proxy": "http://p:1", "no_proxy": "10.0.0.0/8"}, "https://11.1.1.1/", "http://p:1"),
-    ({"https_proxy": "http://p:1", "no_proxy": "2001:db8::/32"}, "https://[2001:db8::1]/", None),
-]
-
-
-@pytest.mark.parametrize(("variables", "url", "proxy"), PROXIES)
-def test_proxies_are_those_of_the_variables(variables, url, proxy):
-    assert list(Route(variables).proxies(url).values()) == ([proxy] if proxy else [])
-
-
-def test_a_proxy_that_cannot_be_used_is_an_error_with_a_hint():
-    client = transport("quay.invalid", environment={"https_proxy": "gopher://127.0.0.1:1"})
-    with pytest.raises(UdockerError) as caught:
-        body(client)
-    assert "proxies" in caught.value.hint
-
-
-class SocksProxy:
-    """A proxy for one connection of SOCKS 5 that leads wherever is asked for to `port`.
-
-    Source: RFC 1928.
-    """
-
-    def __init__(self, port):
-        self.port = port
-        self.wanted = ""
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._thread = threading.Thread(target=self._serve)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._thread.join(20)
-        self._listener.close()
-
-    def _serve(self):
-        client, _ = self._listener.accept()
-        with client, client.makefile("rb") as stream:
-            stream.read(stream.read(2)[1])
-            client.sendall(b"\5\0")
-            kind = stream.read(4)[3]
-            name = stream.read(4 if kind == 1 else stream.read(1)[0])
-            self.wanted = f"{name.decode()}:{int.from_bytes(stream.read(2), 'big')}"
-            client.sendall(b"\5\0\0\1" + bytes(6))
-            with socket.create_connection(("127.0.0.1", self.port)) as server:
-                while not (sent := stream.read1(65536)).endswith(b"\r\n\r\n"):
-                    server.sendall(sent)
-                server.sendall(sent)
-                while answer := server.recv(65536):
-                    client.sendall(answer)
-
-
-def test_a_proxy_of_socks_looks_names_up_itself():
-    answer = Reply(headers={"Connection": "close"}, body=b"fine")
-    with Server(lambda asked: answer) as server, SocksProxy(server.port) as proxy:
-        environment = {"ALL_PROXY": f"socks5h://{proxy.host}"}
-        client = transport(
-            "registry.invalid",
-            environment=environment,
-            base="http://registry.invalid",
-            patience=Patience(),
-        )
-        assert body(client) == b"fine"
-    assert proxy.wanted == "registry.invalid:80"
-
-
-def test_without_the_package_for_socks_it_is_named():
-    program = """if True:
-        import sys
-        sys.modules["socks"] = None
-        from udocker.registry.transport import get
-        from udocker.errors import RegistryError
-        try:
-            get("https://quay.invalid", {"all_proxy": "socks5://u:s3cret@127.0.0.1:9"}, 9)
-        except RegistryError as error:
-            print(error.message, error.hint)
-    """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "PySocks" in done.stdout and "udocker[socks]" in done.stdout
-    assert "s3cret" not in done.stdout + done.stderr
-
-
-def test_a_proxy_that_fails_is_named_without_its_password():
-    with Server(lambda asked: Reply(407)) as proxy:
-        via = dict.fromkeys(("http_proxy", "https_proxy"), f"http://me:s3cret@{proxy.host}")
-        client = transport("registry.invalid", environment=via)
-        with pytest.raises(RegistryError, match="407") as caught:
-            body(client)
-        assert len(proxy.asked) == 1  # to try again would not help
-        assert proxy.asked[0].headers["Proxy-Authorization"].startswith("Basic ")
-        plain = transport("registry.invalid", base="http://registry.invalid", environment=via)
-        with pytest.raises(RegistryError, match="the proxy answers 407") as caught:
-            body(plain)
-        assert "USER:PASSWORD" in caught.value.hint
-        with pytest.raises(RegistryError, match="407") as caught:
-            body(client)
-    assert f"(through the proxy http://{proxy.host})" in caught.value.message
-    assert "USER:PASSWORD" in caught.value.hint
-    with pytest.raises(RegistryError, match="refused.*through the proxy") as caught:
-        body(client)
-    assert "s3cret" not in f"{caught.value.message} {caught.value.hint}"
 
 
 def test_plain_http_where_tls_is_expected_is_understood():
