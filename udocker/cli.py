@@ -61,6 +61,7 @@ COMMANDS = {
     "logout": "Forget the credentials for a registry.",
     "install": "Bring the programs of other engines.",
     "bundle": "Pack installed programs for another machine.",
+    "gpu": "Show the GPUs, and what containers get of them.",
     "doctor": "Say what this machine can do, and what would help.",
     "selftest": "Find out what works on this machine.",
     "version": "Show the version.",

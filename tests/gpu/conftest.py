@@ -11,6 +11,8 @@ from gpu import drivertree
 from udocker.host.probe import Host
 from udocker.host.root import Root
 
+FAKENODE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fakenode.sh")
+
 
 @pytest.fixture
 def machine(tmp_path):
@@ -56,3 +58,32 @@ def image(tmp_path, libc):
         return Root(root)
 
     return make
+
+
+@pytest.fixture
+def dressed(machine, unprivileged):
+    """A function that dresses this very machine, as `machine` takes its words, and returns one
+    that runs udocker on it as a user; it changes the tree before with `change(root)`."""
+
+    def dress(layout="deb", change=None, **words):
+        tree = machine(layout, **words).root
+        if change is not None:
+            change(tree)
+
+        def udocker(*words, deny=(), env=None, null=True):
+            options = [word for minor in deny for word in ("--deny", str(minor))]
+            options += ["--null-nodes"] * null
+            ids = [f"--reuid={unprivileged.uid}", f"--regid={unprivileged.gid}", "--clear-groups"]
+            command = ["setpriv", *ids, unprivileged.python, "-m", "udocker", *words]
+            return subprocess.run(
+                ["bash", FAKENODE, *options, tree, *command],
+                env=unprivileged.environment(env),
+                cwd="/",
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+        return udocker
+
+    return dress

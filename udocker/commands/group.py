@@ -22,11 +22,14 @@ _ARGUMENTS = "[OPTIONS] IMAGE|CONTAINER [PROGRAM ARG...]"
 
 
 class LazyGroup(click.Group):
-    """A group that imports the module of a command when the command is wanted."""
+    """A group that imports the module of a command, in `package`, when the command is wanted."""
 
-    def __init__(self, known: Mapping[str, str], **options: Any) -> None:
+    def __init__(
+        self, known: Mapping[str, str], package: str = "udocker.commands", **options: Any
+    ) -> None:
         super().__init__(**options)
         self.known = known
+        self.package = package
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order of the table."""
@@ -36,7 +39,7 @@ class LazyGroup(click.Group):
         """Return the command of that name."""
         if name not in self.known:
             return None
-        module = import_module(f"udocker.commands.{name}{'_' * keyword.iskeyword(name)}")
+        module = import_module(f"{self.package}.{name}{'_' * keyword.iskeyword(name)}")
         if hasattr(module, "main"):
             own = getattr(module, "OPTIONS", None)
             groups = runoptions.GROUPS if own is None else (("Options", own),)

@@ -1,0 +1,17 @@
+"""`udocker gpu`: the GPUs of this node in words."""
+
+from __future__ import annotations
+
+from udocker.commands.group import LazyGroup
+
+COMMANDS = {
+    "info": "Show this node's GPUs and driver, and what this job may use.",
+}
+"""Name and help of every command; each is `udocker.commands.gpu.NAME`, imported when it is used."""
+
+command = LazyGroup(
+    COMMANDS,
+    package=__name__,
+    name="gpu",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
