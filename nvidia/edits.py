@@ -1,4 +1,4 @@
-"""What a container needs to use the host's GPUs: the sum of driver, devices and placement."""
+"""What a container needs to use the host's GPUs: the sum of driver, GPUs, nodes and placement."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 from udocker.containers.spec import Bind, ContainerEdits, Symlink
 from udocker.errors import GpuError
 from udocker.host import ldcache
-from udocker.nvidia import devices, driver, libraries, placement
+from udocker.nvidia import driver, libraries, placement, selection
+from udocker.nvidia.gpus import find_gpus
+from udocker.nvidia.nodes import find_nodes
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 
     from udocker.host.probe import Host
     from udocker.host.root import Root
-    from udocker.nvidia.devices import Gpu
     from udocker.nvidia.driver import Driver
+    from udocker.nvidia.gpus import Gpu
 
 _MPS_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
 _MPS_DIRECTORY = "/tmp/nvidia-mps"
@@ -29,7 +31,7 @@ class GpuRequest:
     """Which GPUs and which parts of the driver a container is to have.
 
     `selection`: `auto` (if the image asks for GPUs and there are some), `try` (if there are
-    some), `none`, `all`, or names as `devices.select` takes them.
+    some), `none`, `all`, or names as `selection.select` takes them.
     """
 
     selection: str = "auto"
@@ -69,15 +71,15 @@ def gpu_edits(
     Raises GpuError, unless the selection is `auto` or `try`: then a note says why not.
     """
     program = dict(request.program_env)
-    selection = request.selection
-    if selection == "none":
+    selected = request.selection
+    if selected == "none":
         return GpuPlan()
-    if selection == "auto" and not image_asks(program):
+    if selected == "auto" and not image_asks(program):
         return GpuPlan(notes=("gpu: the image does not ask for GPUs; --gpu=all gives them anyway",))
     try:
-        if selection == "auto":
-            selection = _image_selection(program)
-        return _plan(host, request, selection, image, cache_directory, environment)
+        if selected == "auto":
+            selected = _image_selection(program)
+        return _plan(host, request, selected, image, cache_directory, environment)
     except GpuError as error:
         if request.selection not in ("auto", "try"):
             raise
@@ -100,7 +102,7 @@ def _image_selection(program: Mapping[str, str]) -> str:
 def _plan(
     host: Host,
     request: GpuRequest,
-    selection: str,
+    selected: str,
     image: Root,
     cache_directory: str,
     environment: Mapping[str, str],
@@ -108,11 +110,11 @@ def _plan(
     program = dict(request.program_env)
     capabilities = _capabilities(request, program)
     found = _usable_driver(host, cache_directory, environment)
-    gpus = devices.select(devices.find_gpus(host), selection, environment)
-    nodes, node_notes = devices.nodes(host, gpus, capabilities)
+    gpus = selection.select(find_gpus(host), selected, environment)
+    nodes, node_notes = find_nodes(host, gpus, capabilities)
     placed = placement.place(found, capabilities, image, host.machine, cache_directory)
     edits = ContainerEdits(
-        env=devices.visible_devices(gpus, selection, environment),
+        env=selection.visible_devices(gpus, selected, environment),
         device_nodes=nodes,
         binds=_file_binds(found, capabilities),
     )

@@ -8,7 +8,8 @@ from udocker.diagnosis.finding import OK, WARN, Finding
 from udocker.engines import programs, subids
 from udocker.errors import GpuError, StoreError
 from udocker.host import job
-from udocker.nvidia import devices
+from udocker.nvidia import selection
+from udocker.nvidia.gpus import find_gpus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _user_name() -> str:
 
 
 def _gpus(host: Host, environment: Mapping[str, str]) -> Finding:
-    found = devices.find_gpus(host)
+    found = find_gpus(host)
     if not found:
         return Finding("gpu", OK, "none")
     models = dict.fromkeys(gpu.model or "GPU" for gpu in found)
@@ -65,7 +66,7 @@ def _gpus(host: Host, environment: Mapping[str, str]) -> Finding:
     driver = host.text(_DRIVER).strip()
     text += f", driver {driver}" if driver else ""
     try:
-        usable = len(devices.of_job(found, environment))
+        usable = len(selection.of_job(found, environment))
     except GpuError as error:
         return Finding("gpu", WARN, f"{text}: {error.message}", error.hint or "")
     if not usable:

@@ -9,8 +9,9 @@ import pytest
 from gpu import drivertree
 from gpu.drivertree import uuid
 from udocker.errors import GpuError
-from udocker.nvidia import devices
-from udocker.nvidia.devices import Gpu
+from udocker.nvidia import selection
+from udocker.nvidia.gpus import Gpu, find_gpus
+from udocker.nvidia.nodes import find_nodes
 
 # Four GPUs, the third another job's. PCI order is the reverse of the order of minors.
 GPUS = tuple(
@@ -24,7 +25,7 @@ def minors(gpus):
 
 
 def test_gpus_are_in_pci_order_whatever_their_minors(machine):
-    found = devices.find_gpus(machine(gpus=4))
+    found = find_gpus(machine(gpus=4))
     assert minors(found) == [3, 2, 1, 0]
     assert [gpu.pci for gpu in found] == sorted(gpu.pci for gpu in found)
     assert found[0].uuid == uuid(3)
@@ -34,20 +35,20 @@ def test_gpus_are_in_pci_order_whatever_their_minors(machine):
 def test_a_gpu_without_a_node_is_not_accessible(machine):
     host = machine(gpus=2)
     os.unlink(host.path("/dev/nvidia1"))
-    assert {gpu.minor: gpu.accessible for gpu in devices.find_gpus(host)} == {0: True, 1: False}
+    assert {gpu.minor: gpu.accessible for gpu in find_gpus(host)} == {0: True, 1: False}
 
 
 @pytest.mark.parametrize("text", ["", "Device Minor: x", "Device Minor: 0\nGPU Excluded:\tYes"])
 def test_what_is_no_usable_gpu_is_left_out(machine, text):
     host = machine(gpus=1)
     drivertree.write(host.root, f"proc/driver/nvidia/gpus/{drivertree.pci(0)}/information", text)
-    assert devices.find_gpus(host) == ()
+    assert find_gpus(host) == ()
 
 
 def test_a_machine_without_the_driver_has_no_gpus(tmp_path):
     from udocker.host.probe import Host
 
-    assert devices.find_gpus(Host(str(tmp_path))) == ()
+    assert find_gpus(Host(str(tmp_path))) == ()
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_a_machine_without_the_driver_has_no_gpus(tmp_path):
 )
 def test_the_jobs_view_is_cudas(visible, expected):
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    assert minors(devices.of_job(GPUS, environment)) == expected
+    assert minors(selection.of_job(GPUS, environment)) == expected
 
 
 @pytest.mark.parametrize(
@@ -91,13 +92,13 @@ def test_the_jobs_view_is_cudas(visible, expected):
 )
 def test_a_selection_means_gpus_of_the_job(request_, visible, expected):
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    assert minors(devices.select(GPUS, request_, environment)) == expected
+    assert minors(selection.select(GPUS, request_, environment)) == expected
 
 
 @pytest.mark.parametrize("word", ["3", "99999999999", "GPU-", "GPU-x", uuid(1), "21:00.0", "x", ""])
 def test_an_unknown_gpu_is_an_error_that_lists_the_known_ones(word):
     with pytest.raises(GpuError, match="is not one GPU of this job") as caught:
-        devices.select(GPUS, word, {})
+        selection.select(GPUS, word, {})
     assert f"0 ({uuid(3)})" in caught.value.hint
 
 
@@ -105,7 +106,7 @@ def test_an_unknown_gpu_is_an_error_that_lists_the_known_ones(word):
 def test_parts_of_gpus_are_refused_in_words(request_, visible):
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     with pytest.raises(GpuError, match="MIG devices are not supported yet"):
-        devices.select(GPUS, request_, environment)
+        selection.select(GPUS, request_, environment)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_parts_of_gpus_are_refused_in_words(request_, visible):
 )
 def test_a_job_without_gpu_is_told_why(gpus, environment, words):
     with pytest.raises(GpuError) as caught:
-        devices.select(gpus, "all", environment)
+        selection.select(gpus, "all", environment)
     assert all(word in caught.value.message for word in words), caught.value.message
     assert "--gres=gpu:1" in caught.value.hint
 
@@ -133,12 +134,12 @@ def test_a_job_without_gpu_is_told_why(gpus, environment, words):
     ],
 )
 def test_the_jobs_own_variable_passes_unless_narrowed(request_, environment, expected):
-    assert devices.visible_devices(GPUS[:1], request_, environment) == expected
+    assert selection.visible_devices(GPUS[:1], request_, environment) == expected
 
 
 def test_gpus_without_uuid_are_all_that_the_container_has():
     sleeping = Gpu("0000:01:00.0", 5, "", "", True)
-    assert devices.visible_devices((sleeping,), "0", {}) == (("CUDA_VISIBLE_DEVICES", "0"),)
+    assert selection.visible_devices((sleeping,), "0", {}) == (("CUDA_VISIBLE_DEVICES", "0"),)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_gpus_without_uuid_are_all_that_the_container_has():
 )
 def test_nodes_are_those_of_the_capabilities(machine, capabilities, expected):
     host = machine(gpus=4)
-    nodes, notes = devices.nodes(host, GPUS[:1], capabilities)
+    nodes, notes = find_nodes(host, GPUS[:1], capabilities)
     assert [node.destination for node in nodes] == [f"/dev/{name}" for name in expected]
     assert [node.source for node in nodes] == [host.path(f"/dev/{name}") for name in expected]
     assert notes == ()
@@ -161,5 +162,5 @@ def test_a_missing_memory_manager_is_told(machine):
     host = machine()
     os.unlink(host.path("/dev/nvidia-uvm"))
     with pytest.raises(GpuError, match="/dev/nvidia-uvm missing"):
-        devices.nodes(host, GPUS[:1], ("compute",))
-    assert devices.nodes(host, GPUS[:1], ("utility",))[0]
+        find_nodes(host, GPUS[:1], ("compute",))
+    assert find_nodes(host, GPUS[:1], ("utility",))[0]
