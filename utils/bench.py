@@ -1,10 +1,12 @@
-"""Measure udocker beside its peers: python3 utils/bench.py start|pull|engines [--runs N]
+"""Measure udocker beside its peers: python3 utils/bench.py start|pull|engines|gpu [--runs N]
 
     start   a container of Debian that runs /bin/true and is gone
     pull    from nothing to an image that could run, from a registry on loopback: time,
             processor, memory and disk, for images small, deb, ml and ml-zstd (--images), on
             tmpfs, on a new ext4 in a file, or in a directory (--on)
     engines every engine: start-up, and the cost of forks, files and reads against none
+    gpu     every engine: what --gpu adds to a start, and copies, on a machine dressed as a GPU
+            node (as root)
 
 Every round runs each tool once, so that what disturbs one disturbs all. A tool that is not
 installed is left out; one that refuses this machine is named with its reason. As root, Debian
@@ -26,6 +28,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
+import benchgpu
 import benchpull
 from benchengines import engine_table, ways
 from benchtools import (
@@ -48,6 +51,8 @@ from benchtools import (
     wait_for,
 )
 
+RUNS = {"start": 20, "pull": 3, "engines": 4, "gpu": 10}
+"""What can be measured, and in how many rounds."""
 FILE_SYSTEMS = ("tmpfs", "ext4")
 EXT4_BYTES = 24 << 30
 """Of a file with holes: what is not written takes no place."""
@@ -127,9 +132,10 @@ def table(results: Sequence[Result]) -> Iterator[str]:
         yield f"| {' | '.join([result.tool.name, *cells])} |"
 
 
-def run_as_user(bench: Bench, on: str | None) -> int:
+def run_as_user(bench: Bench, on: str | None, dressed: Sequence[str] = ()) -> int:
     """Everything else is done by a user without privileges; return the status.
 
+    The words of `dressed` run a command on another machine than this one seems to be.
     What is mounted for it is seen by its processes alone and gone with the last of them.
     """
     python = shutil.which("python3", path=bench.env["PATH"])
@@ -152,7 +158,8 @@ def run_as_user(bench: Bench, on: str | None) -> int:
                 file_system.truncate(EXT4_BYTES)
             subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True)
         words = [str(UID), passwd, place, on if on in FILE_SYSTEMS else "", image, *command]
-        return subprocess.call(["unshare", "--mount", "sh", "-euc", INSIDE, "sh", *words], cwd="/")
+        inside = [*dressed, "unshare", "--mount", "sh", "-euc", INSIDE, "sh", *words]
+        return subprocess.call(inside, cwd="/")
     finally:
         for path in (image, passwd):
             with contextlib.suppress(FileNotFoundError):
@@ -237,13 +244,15 @@ def tools_for(bench: Bench, older: str | None) -> list[Tool]:
 def parsed() -> argparse.Namespace:
     """Return the words of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("start", "pull", "engines"))
-    parser.add_argument("--runs", type=int, help="rounds that count (start 20, pull 3, engines 4)")
+    parser.add_argument("what", choices=tuple(RUNS))
+    parser.add_argument("--runs", type=int, help=f"rounds that count {RUNS}")
     parser.add_argument("--store", default="/dev/shm/udocker-bench", metavar="DIR")
     parser.add_argument(
-        "--peer-udocker", metavar="PATH", help="a udocker 1.3 to compare with; pull: or `fetch`"
+        "--peer-udocker",
+        metavar="PATH",
+        help="a udocker 1.3 to compare with; or `fetch`",
     )
-    parser.add_argument("--modes", nargs="+", metavar="MODE", help="engines: these modes only")
+    parser.add_argument("--modes", nargs="+", metavar="MODE", help="engines, gpu: these modes only")
     images = benchpull.IMAGES
     parser.add_argument("--images", nargs="+", choices=images, default=images, help="pull: these")
     parser.add_argument(
@@ -264,11 +273,13 @@ def parsed() -> argparse.Namespace:
 
 def lines(bench: Bench, words: argparse.Namespace) -> Iterator[str]:
     """Measure what was asked for; yield the lines of the tables."""
-    runs = words.runs or {"start": 20, "pull": 3, "engines": 4}[words.what]
+    runs = words.runs or RUNS[words.what]
     if words.what == "pull":
         yield from benchpull.pull_tables(bench, words.images, words.peer_udocker, words.peers, runs)
     elif words.what == "engines":
         yield from engine_table(ways(bench, words.peer_udocker, words.modes), runs)
+    elif words.what == "gpu":
+        yield from benchgpu.gpu_tables(bench, words.peer_udocker, words.modes, runs)
     else:
         yield from table(measured(tools_for(bench, words.peer_udocker), runs))
 
@@ -283,7 +294,11 @@ def main() -> None:
         make_image(bench)
     if os.geteuid() == 0:
         os.makedirs(store, exist_ok=True)
-        raise SystemExit(run_as_user(bench, words.on))
+        dressed = benchgpu.dressing(bench) if words.what == "gpu" else []
+        try:
+            raise SystemExit(run_as_user(bench, words.on, dressed))
+        finally:
+            benchgpu.undress(dressed)
     if words.on in FILE_SYSTEMS:
         raise SystemExit(f"bench: only root can make a new {words.on}; name a directory")
     images = [(bench.layout, TAG, f"{NAME}:{TAG}")]
