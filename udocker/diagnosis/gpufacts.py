@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from udocker.errors import GpuError
-from udocker.nvidia import devices, driver, libraries
+from udocker.nvidia import driver, libraries, selection
+from udocker.nvidia.gpus import find_gpus
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from udocker.host.probe import Host
-    from udocker.nvidia.devices import Gpu
+    from udocker.nvidia.gpus import Gpu
     from udocker.nvidia.driver import Driver
 
 _VERSION = "/proc/driver/nvidia/version"
@@ -89,9 +90,9 @@ def flavour(host: Host) -> str:
 
 
 def _gpus(host: Host, environment: Mapping[str, str]) -> Iterator[GpuFact]:
-    found = devices.find_gpus(host)
+    found = find_gpus(host)
     try:
-        usable, reason = devices.of_job(found, environment), ""
+        usable, reason = selection.of_job(found, environment), ""
     except GpuError as error:
         usable, reason = (), error.message.partition(": ")[2]
     for index, gpu in enumerate(found):
