@@ -40,7 +40,22 @@ def make_directory(path: str) -> None:
 
 
 def make_mount_point(path: str, *, directory: bool) -> str:
-    """Make `path` exist in the container as a directory or file; return it without links."""
+    """Make `path` exist in the container as a directory or file; return a path of it.
+
+    Its last component is no link: what is to be mounted there would not follow it.
+    """
+    try:
+        kind = os.lstat(path).st_mode
+    except OSError:
+        return _new_mount_point(path, directory=directory)
+    if stat.S_ISDIR(kind) == directory and not stat.S_ISLNK(kind):
+        return path
+    return _new_mount_point(path, directory=directory)
+
+
+def _new_mount_point(path: str, *, directory: bool) -> str:
+    if not directory and _is_made(path):
+        return path
     real = os.path.realpath(path)
     if directory:
         make_directory(real)
@@ -55,6 +70,18 @@ def make_mount_point(path: str, *, directory: bool) -> str:
     return real
 
 
+def _is_made(path: str) -> bool:
+    """Tell whether an empty file could be made at `path`, where nothing was, not even a link.
+
+    This is so for most of a GPU's 40 files; to follow the links of each path costs 30 µs.
+    """
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+    except OSError:
+        return False
+    return True
+
+
 def make_readonly(path: str) -> None:
     """Make the mount at `path` and all below it read-only, as seen from here."""
     attributes = (ctypes.c_uint64 * 4)(MS_RDONLY, 0, 0, 0)
@@ -67,7 +94,7 @@ def make_readonly(path: str) -> None:
         ctypes.sizeof(attributes),
     )
     if result < 0:  # before Linux 5.12: one by one
-        for point in _mounts_at_or_below(path):
+        for point in _mounts_at_or_below(os.path.realpath(path)):
             _remount_readonly(point)
 
 
