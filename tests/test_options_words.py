@@ -7,8 +7,10 @@ from udocker.commands.options import grammar
 from udocker.commands.options.gpu import parse_docker
 from udocker.commands.options.network import parse_ports
 from udocker.commands.options.running import processors
+from udocker.containers.container import Container
 from udocker.containers.spec import Limit, Port
 from udocker.errors import UsageError
+from udocker.oci import Digest
 
 
 def request(*given, environment=None):
@@ -111,7 +113,11 @@ def test_names_and_addresses_that_are_none_are_refused(given):
         ('all,capabilities="compute,utility"', "all", ["compute", "utility"]),
         ("driver=nvidia,count=2,capabilities=gpu", "0,1", []),
         ("count=all", "all", []),
-        ("capabilities=video", "all", ["video"]),
+        ("capabilities=video", "0", ["video"]),
+        ("all,capabilities=compute,utility", "all", ["compute", "utility"]),
+        ("count=2,capabilities=[gpu,video]", "0,1", ["video"]),
+        ('"device=0,1","capabilities=compute"', "0,1", ["compute"]),
+        ('"device=GPU-5a3f,MIG-77"', "GPU-5a3f,MIG-77", []),
         ("device=GPU-5a3f,GPU-77", "GPU-5a3f,GPU-77", []),
     ],
 )
@@ -146,6 +152,67 @@ def test_gpus_that_make_no_sense_are_refused(text):
 )
 def test_gpus_are_asked_for_in_the_words_of_many_tools(given, selection):
     assert request(*given).gpu == selection
+
+
+@pytest.mark.parametrize(
+    ("given", "selection"),
+    [
+        (("--nv", "--gpu=0"), "0"),
+        (("--gpus=1", "--gpu=0"), "0"),
+        (("--runtime=nvidia", "--gpus=1"), "0"),
+        (("--runtime=nvidia",), "auto"),
+        (("--nv", "--device=nvidia.com/gpu=1"), "1"),
+        (("--gpu=1", "--device", "nvidia.com/gpu=1"), "1"),
+    ],
+)
+def test_words_of_several_tools_go_together_where_they_mean_the_same(given, selection):
+    made = request(*given)
+    assert (made.gpu, made.notes) == (selection, ())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [("--gpus=all", "--gpu=0"), ("--gpus=2", "--device=nvidia.com/gpu=1"), ("--gpu", "--gpus=0")],
+)
+def test_words_that_contradict_each_other_are_refused(given):
+    with pytest.raises(UsageError, match="contradict each other"):
+        request(*given)
+
+
+def test_nv_beside_none_is_told_to_have_no_effect():
+    made = request("--nv", "--gpu=none")
+    assert made.gpu == "none"
+    assert "--nv has no effect" in made.notes[0]
+
+
+def test_how_gpus_are_given_is_checked_before_anything_runs():
+    made = request("--gpu", "--gpu-strict", "--cuda-compat=off")
+    assert (made.gpu_strict, made.cuda_compat) == (True, "off")
+    assert (request("--gpu").gpu_strict, request("--gpu").cuda_compat) == (False, "auto")
+    for given in ("--cuda-compat=maybe", "--gpu-caps=cheese", "--gpus=capabilities=cheese"):
+        with pytest.raises(UsageError):
+            request("--gpu=auto", given)
+
+
+@pytest.mark.parametrize(
+    ("own", "later", "wish", "selection"),
+    [
+        (("--gpus=1",), (), "", "0"),
+        (("--gpus=1",), ("--gpu=all",), "", "all"),
+        (("--gpu=0",), ("--nv",), "", "all"),
+        (("--nv",), ("--gpu=none",), "all", "none"),
+        ((), (), "all", "all"),
+        (("--gpu=0",), (), "all", "0"),
+        ((), ("--gpu=none",), "all", "none"),
+        ((), (), "", None),
+    ],
+)
+def test_a_later_run_chooses_gpus_anew_or_has_those_that_were_set(own, later, wish, selection):
+    digest = Digest.of(b"")
+    container = Container("0" * 32, "/c", "docker.io/a/b:1", digest, digest, "/t", 0, own)
+    values, said = runoptions.parse_kept(container, later, wish)
+    assert runoptions.make_request(values, (), {}).gpu == selection
+    assert list(said) == [word[2:].partition("=")[0] for word in later]
 
 
 def test_capabilities_add_up():

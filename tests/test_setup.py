@@ -58,12 +58,13 @@ def test_a_mode_that_cannot_be_used_here_is_set_by_force(user):
 
 
 def test_gpus_are_used_in_every_run_once_they_are_set_up(user):
-    setup(user, "--nvidia")
+    told = setup(user, "--nvidia", "--force").stderr
+    assert "the GPUs of its node; nothing was copied" in told
     assert setup(user).stdout.endswith("nvidiamode: True\n")
     if not os.path.exists("/dev/nvidiactl"):
         assert user.udocker("run", "c", "true", check=False).returncode == 125
     assert user.udocker("run", "--gpu=none", "c", "echo", "without").stdout == "without\n"
-    setup(user, "--no-nvidia")
+    assert "only when asked for" in setup(user, "--no-nvidia").stderr
     assert user.udocker("run", "c", "echo", "without").stdout == "without\n"
 
 

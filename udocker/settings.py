@@ -46,6 +46,9 @@ class Settings:
     large as it wants (`UDOCKER_MAX_EXPANSION`)."""
     engine: str = ""
     """The engine to run with; empty: the first one without an obstacle."""
+    gpu: str = ""
+    """The GPUs that runs have which say nothing of them, as `--gpu` takes them (`UDOCKER_GPU`);
+    empty: none. `auto` where images that ask for GPUs shall have them."""
     policy: str = ""
     """The file that says which images may come in; empty: containers-policy.json(5) decides."""
     quiet: bool = False
@@ -63,6 +66,7 @@ _KEYS = {
     "jobs": int,
     "max_expansion": int,
     "engine": str,
+    "gpu": str,
     "policy": str,
     "quiet": bool,
     "debug": bool,
@@ -78,6 +82,7 @@ _VARIABLES = {
     "jobs": "UDOCKER_JOBS",
     "max_expansion": "UDOCKER_MAX_EXPANSION",
     "engine": "UDOCKER_DEFAULT_EXECUTION_MODE",
+    "gpu": "UDOCKER_GPU",
     "policy": "UDOCKER_POLICY",
     "quiet": "UDOCKER_QUIET",
     "debug": "UDOCKER_DEBUG",

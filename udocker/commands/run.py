@@ -72,8 +72,7 @@ def run_kept(
     them. Returns as `main` does. The id of a detached one is `told` to the user."""
     stores = runner.stores
     environment = runner.settings.environment
-    own, _, _ = runoptions.parse(options)
-    values, _, _ = runoptions.parse([*container.options, *options])
+    values, own = runoptions.parse_kept(container, options, choices.load(container).gpu)
     request = runoptions.make_request(values, args or list(container.command), environment)
     # how its first run was to be looked after says nothing of this one
     request = replace(
@@ -82,7 +81,6 @@ def run_kept(
         cidfile=own.last("cidfile"),
         pidfile=own.last("pidfile"),
         replace=False,
-        gpu=request.gpu or choices.load(container).gpu or None,
     )
     runner.tell(request.notes)
     engine = runner.engine(request, container)

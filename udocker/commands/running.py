@@ -6,12 +6,12 @@ import os
 import time
 
 from udocker import console, disk
+from udocker.commands import withgpus
 from udocker.commands.recording import Record
 from udocker.containers import choices, features, mountpoints
 from udocker.containers.assemble import make_spec
 from udocker.containers.hostfiles import files_of
 from udocker.containers.logs import LogWriter, path_of
-from udocker.containers.spec import ContainerEdits
 from udocker.containers.volumes import make_volumes
 from udocker.engines import select, supervise
 from udocker.errors import ContainerNotFound, StartError, UdockerError
@@ -58,7 +58,7 @@ class Runner:
             request.engine or chosen or self.settings.engine,
             demanded=features.demanded(request),
             container=container,
-            with_gpu=request.gpu is not None,
+            with_gpu=withgpus.wish(request, self.settings) is not None,
         )
 
     def run(
@@ -186,15 +186,27 @@ class Runner:
         )
 
     def spec(
-        self, engine: Engine, container: Container, request: RunRequest, rootfs: Rootfs
+        self,
+        engine: Engine,
+        container: Container,
+        request: RunRequest,
+        rootfs: Rootfs,
+        *,
+        joins: bool = False,
     ) -> RuntimeSpec:
-        """Return what will run, with the GPUs of this node. Changes nothing."""
+        """Return what will run, with the GPUs of this node. Changes nothing.
+
+        One that `joins` a running program has been told of its GPUs already.
+        """
         config = self.stores.config_of(container)
         environment = self.settings.environment
         spec = make_spec(self.host, container, config, request, rootfs, environment)
         supervised = _is_supervised(engine, request)
         spec = replace(spec, supervised=supervised, joins_as_user=request.joins_as_user)
-        return self._with_gpu(spec, container, request)
+        image = files_of(container)
+        spec, notes = withgpus.with_gpus(spec, self.host, request, self.settings, image, config)
+        self.tell(() if joins else notes)
+        return spec
 
     def tell(self, notes: tuple[str, ...]) -> None:
         """Show notes to the user, unless they want quiet."""
@@ -228,7 +240,8 @@ class Runner:
             if namespaces:
                 self._tell_unshared(container)
                 lock.pass_on()
-                return engine.join(self.spec(engine, container, request, rootfs), namespaces), True
+                spec = self.spec(engine, container, request, rootfs, joins=True)
+                return engine.join(spec, namespaces), True
             if _would_change(engine, container, rootfs) and changes:
                 raise StartError(
                     f"container {container.id[:12]} is running by another engine",
@@ -257,7 +270,8 @@ class Runner:
         lock.pass_on()
         if namespaces:  # with the mounts that are there
             request = replace(request, binds=(), volumes=(), devices=(), tmpfs=(), volumes_from=())
-            return engine.join(self.spec(engine, container, request, rootfs), namespaces)
+            spec = self.spec(engine, container, request, rootfs, joins=True)
+            return engine.join(spec, namespaces)
         return engine.plan(self.spec(engine, container, request, rootfs), None)
 
     def _prepare_files(self, engine: Engine, container: Container, rootfs: Rootfs) -> None:
@@ -273,20 +287,6 @@ class Runner:
         if chosen.prepared != wanted:
             choices.save(container, replace(chosen, prepared=wanted))
         engine.prepare(container, rootfs)
-
-    def _with_gpu(
-        self, spec: RuntimeSpec, container: Container, request: RunRequest
-    ) -> RuntimeSpec:
-        if request.gpu is None:
-            return spec
-        from udocker.nvidia.edits import GpuRequest, gpu_edits
-
-        capabilities = tuple(filter(None, request.gpu_capabilities.split(",")))
-        wish = GpuRequest(request.gpu, capabilities, spec.process.env)
-        image = files_of(container)
-        plan = gpu_edits(self.host, wish, image, self.stores.cache, self.settings.environment)
-        self.tell(plan.notes)
-        return spec.edited(plan.edits | ContainerEdits(binds=plan.shadows))
 
     def _remove(self, container: Container, lock: Lock) -> None:
         lock.release()

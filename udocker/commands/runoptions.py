@@ -34,6 +34,8 @@ _ONE_RUN = frozenset(
 )
 """Options that a container does not keep."""
 
+_GPU_CHOOSERS = ("gpu", "gpus", "nv")
+
 
 def parse(given: Sequence[str]) -> tuple[Values, list[str], list[str]]:
     """Read the words as `words.parse` does, and say of an option that cannot be had why not.
@@ -70,6 +72,22 @@ def make_request(values: Values, args: Sequence[str], environment: Mapping[str, 
     if notes and values.flag("strict"):
         raise UsageError("; ".join(notes), hint="without --strict that is only told")
     return RunRequest(**wishes, notes=tuple(notes))
+
+
+def parse_kept(container: Container, options: Sequence[str], gpu: str) -> tuple[Values, Values]:
+    """Return what a run with `options` of a container made before says, and `options` alone.
+
+    The container's own options come first; of those that choose GPUs only the run's count where
+    it has some. `gpu` is chosen where none of them chooses. Raises UsageError.
+    """
+    own, _, _ = parse(options)
+    values, _, _ = parse([*container.options, *options])
+    if any(key in own for key in _GPU_CHOOSERS):
+        for key in _GPU_CHOOSERS:
+            values.set(key, own.all(key))
+    elif gpu and not any(key in values for key in _GPU_CHOOSERS):
+        values.set("gpu", [gpu])
+    return values, own
 
 
 def split_target(values: Values, rest: list[str]) -> tuple[str, list[str]]:

@@ -26,7 +26,11 @@ _AUTOMATIC = "auto"
 @click.command()
 @click.option("--execmode", metavar="MODE", help="Engine or mode to run it with; auto: the best.")
 @click.option("--force", is_flag=True, help="Set a mode that cannot be used here, or now.")
-@click.option("--nvidia/--no-nvidia", default=None, help="Use the node's GPUs in every run.")
+@click.option(
+    "--nvidia/--no-nvidia",
+    default=None,
+    help="Use the node's GPUs in every run; only the wish is kept.",
+)
 @click.option("--purge", is_flag=True, help="Remove what mounts and ended runs have left.")
 @click.option("--fixperm", is_flag=True, help="Make all of its files yours, to read and remove.")
 @click.argument("container", metavar="CONTAINER")
@@ -50,10 +54,17 @@ def command(
         _choose(stores, found, execmode, force=force)
     if nvidia is not None:
         choices.save(found, replace(choices.load(found), gpu="all" if nvidia else ""))
+        if not settings.quiet:
+            _tell_wish(found, wanted=nvidia)
     if fixperm:
         _mend(stores, found)
     if purge:
         _purge(stores, found)
+
+
+def _tell_wish(container: Container, *, wanted: bool) -> None:
+    which = "the GPUs of its node" if wanted else "GPUs only when asked for"
+    console.say(f"udocker: every run of {container.id[:12]} has {which}; nothing was copied")
 
 
 def _show(settings: Settings, container: Container) -> None:

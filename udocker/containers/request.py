@@ -51,7 +51,12 @@ class RunRequest:
     """Paths of the container at which nothing shall show (`--novol`)."""
     devices: tuple[DeviceNode, ...] = ()
     gpu: str | None = None
+    """Which GPUs, as `--gpu` takes them; None: the settings decide."""
     gpu_capabilities: str = ""
+    gpu_strict: bool = False
+    """What the image requires of GPUs and driver must be met (`--gpu-strict`)."""
+    cuda_compat: str = "auto"
+    """The image's newer CUDA driver library: `auto`, `off` or `force`."""
     pull: str = "missing"
     """`missing`, `always`, `newer` or `never`."""
     platform: str | None = None

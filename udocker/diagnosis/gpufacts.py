@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from udocker.host.probe import Host
-    from udocker.nvidia.gpus import Gpu
     from udocker.nvidia.driver import Driver
+    from udocker.nvidia.gpus import Gpu
 
 _VERSION = "/proc/driver/nvidia/version"
 JOB_VARIABLES = (

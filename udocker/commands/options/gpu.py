@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from udocker.commands.options import grammar
-from udocker.errors import UsageError
+from udocker.errors import GpuError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,22 +14,51 @@ if TYPE_CHECKING:
 
 CDI_KIND = "nvidia.com/gpu="
 """What a `--device` begins with that is a GPU in CDI's words."""
+COMPAT = ("auto", "off", "force")
 MOST = 1024
 
 
 def wishes(values: Values, _: Mapping[str, str], notes: list[str]) -> dict[str, Any]:
-    """Return the fields of the request that options on GPUs fill."""
-    made: dict[str, Any] = {}
+    """Return the fields of the request that options on GPUs fill. Raises UsageError."""
     capabilities = list(filter(None, (values.last("gpu_caps") or "").split(",")))
     docker = values.last("gpus")
-    if docker is not None:
-        made["gpu"], more = parse_docker(docker)
-        capabilities += [word for word in more if word not in capabilities]
-    elif values.last("gpu") is not None:
-        made["gpu"] = values.last("gpu") or "all"
-    elif values.flag("nv"):
-        made["gpu"] = "all"
-    return {**made, "gpu_capabilities": ",".join(capabilities)}
+    selection, more = (None, []) if docker is None else parse_docker(docker)
+    capabilities += [word for word in more if word not in capabilities]
+    _check_capabilities(capabilities)
+    made = {
+        "gpu_capabilities": ",".join(capabilities),
+        "gpu_strict": values.flag("gpu_strict"),
+        "cuda_compat": grammar.one_of(
+            values.last("cuda_compat") or "auto", COMPAT, "--cuda-compat"
+        ),
+    }
+    chosen = _selection(values, selection, notes)
+    return made if chosen is None else {**made, "gpu": chosen}
+
+
+def _selection(values: Values, of_docker: str | None, notes: list[str]) -> str | None:
+    """Return what the options select together; `--nv` leaves it to the others."""
+    own = values.last("gpu")
+    said = {f"--gpus {values.last('gpus')}": of_docker}
+    said[f"--gpu={own}"] = own if own is None else own or "all"
+    told = [text for text in values.all("device") if text.startswith(CDI_KIND)]
+    said["--device " + " --device ".join(told)] = ",".join(t[len(CDI_KIND) :] for t in told) or None
+    meant = {option: selection for option, selection in said.items() if selection is not None}
+    if len(set(meant.values())) > 1:
+        raise UsageError(f"{' and '.join(meant)} contradict each other", hint="give one of them")
+    chosen = next(iter(meant.values()), None)
+    if chosen == "none" and values.flag("nv"):
+        notes.append("--nv has no effect beside the option that wants no GPU")
+    return "all" if chosen is None and values.flag("nv") else chosen
+
+
+def _check_capabilities(words: list[str]) -> None:
+    from udocker.nvidia.libraries import parse_capabilities
+
+    try:
+        parse_capabilities(tuple(words))
+    except GpuError as error:
+        raise UsageError(error.message, hint=error.hint) from error
 
 
 def parse_docker(text: str) -> tuple[str, list[str]]:
@@ -37,6 +66,7 @@ def parse_docker(text: str) -> tuple[str, list[str]]:
 
     `all`, a count, `device=0,GPU-x` with or without its quotes, `count=2`, `capabilities=...`.
     A comma that docker wants quoted is understood without: what follows belongs to the list.
+    Capabilities alone are of one GPU. Source: docker/cli, opts/gpus.go. Raises UsageError.
     """
     devices: list[str] = []
     capabilities: list[str] = []
@@ -45,7 +75,7 @@ def parse_docker(text: str) -> tuple[str, list[str]]:
         name, equals, value = field.partition("=")
         if equals:
             key = name.strip().lower()
-        elif key != "device" and (key or count):
+        elif key not in ("device", "capabilities") and (key or count):
             raise _unknown(text)
         else:
             key, value = key or "count", field
@@ -56,12 +86,13 @@ def parse_docker(text: str) -> tuple[str, list[str]]:
         elif key == "count":
             count, key = _count(value, text), ""
         elif key == "capabilities":
-            capabilities += [word for word in value.split(",") if word not in ("", "gpu")]
+            words = value.strip("[]").split(",")
+            capabilities += [word for word in words if word not in ("", "gpu")]
         elif key != "driver" or value != "nvidia":
             raise _unknown(text)
     if count and devices:
         raise _unknown(text)
-    return ",".join(devices) or count or "all", capabilities
+    return ",".join(devices) or count or "0", capabilities
 
 
 def _unknown(text: str) -> UsageError:

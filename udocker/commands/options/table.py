@@ -164,6 +164,13 @@ GPUS = (
     Option(
         ("--gpu-caps",), VALUE, "Driver capabilities: compute,utility,video,graphics,...", "LIST"
     ),
+    Option(("--gpu-strict",), FLAG, "What the image requires of GPU and driver must be met."),
+    Option(
+        ("--cuda-compat",),
+        VALUE,
+        "The image's newer CUDA driver library: auto (if it works here), off, force.",
+        "auto|off|force",
+    ),
 )
 RUNNING = (
     Option(("--engine", "--execmode"), VALUE, "Engine or execution mode to run with.", "NAME|MODE"),

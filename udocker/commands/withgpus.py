@@ -1,0 +1,91 @@
+"""The GPUs of a run: whose wish counts, what it adds, and what the user is told of it."""
+
+from __future__ import annotations
+
+from udocker import console
+from udocker.containers.spec import ContainerEdits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udocker.containers.request import RunRequest
+    from udocker.containers.spec import RuntimeSpec
+    from udocker.host.probe import Host
+    from udocker.host.root import Root
+    from udocker.nvidia.edits import GpuPlan, GpuRequest
+    from udocker.oci import ImageConfig
+    from udocker.settings import Settings
+
+
+def wish(request: RunRequest, settings: Settings) -> str | None:
+    """Return which GPUs a run shall have, as `--gpu` takes them; None: nobody wants any.
+
+    What the run or its container says counts before the user's setting.
+    """
+    selection = settings.gpu if request.gpu is None else request.gpu
+    return None if selection in ("", "none") else selection
+
+
+def with_gpus(
+    spec: RuntimeSpec,
+    host: Host,
+    request: RunRequest,
+    settings: Settings,
+    image: Root,
+    config: ImageConfig,
+) -> tuple[RuntimeSpec, tuple[str, ...]]:
+    """Return the spec with the GPUs that are wished, and notes for the user.
+
+    Raises GpuError when they were asked for plainly and cannot be had.
+    """
+    selection = wish(request, settings)
+    if selection is None:
+        return spec, _without(request)
+    from udocker.nvidia.edits import GpuRequest, gpu_edits
+
+    asked = GpuRequest(
+        selection,
+        tuple(filter(None, request.gpu_capabilities.split(","))),
+        spec.process.env,
+        config.labels,
+        request.cuda_compat,
+        request.gpu_strict,
+    )
+    cache = f"{settings.directory}/cache"
+    plan = gpu_edits(host, asked, image, cache, settings.environment)
+    if settings.debug:
+        _show(host, asked, plan, cache)
+    if request.gpu is None and not plan.gpus and not _image_asks(spec):
+        return spec, ()  # a setting for all images says nothing of those that it does not mean
+    return spec.edited(plan.edits | ContainerEdits(binds=plan.shadows)), plan.notes
+
+
+def _image_asks(spec: RuntimeSpec) -> bool:
+    from udocker.nvidia.edits import image_asks
+
+    return image_asks(dict(spec.process.env))
+
+
+def _without(request: RunRequest) -> tuple[str, ...]:
+    """Return a note on options that say how GPUs are given, where none is."""
+    told = {
+        "--gpu-caps": bool(request.gpu_capabilities),
+        "--gpu-strict": request.gpu_strict,
+        "--cuda-compat": request.cuda_compat != "auto",
+    }
+    idle = [option for option, given in told.items() if given and request.gpu is None]
+    return (f"{', '.join(idle)} has no effect without --gpu",) if idle else ()
+
+
+def _show(host: Host, asked: GpuRequest, plan: GpuPlan, cache: str) -> None:
+    """Say where the driver's files come from, what was decided, and how much it is."""
+    from udocker.nvidia import driver
+
+    found = driver.load(host, cache)
+    edits = plan.edits
+    version = found.version if found else "none"
+    console.say(f"udocker: gpu: driver {version}, wish {asked.selection}")
+    console.say(
+        f"udocker: gpu: {len(plan.gpus)} GPUs, {len(edits.device_nodes)} nodes, "
+        f"{len(edits.binds)} binds, {len(plan.shadows)} hidden; "
+        + " ".join(f"{name}={value}" for name, value in edits.env)
+    )
