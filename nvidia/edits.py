@@ -7,9 +7,10 @@ import os
 from udocker.containers.spec import Bind, ContainerEdits, Symlink
 from udocker.errors import GpuError
 from udocker.host import ldcache
-from udocker.nvidia import driver, libraries, placement, selection
+from udocker.nvidia import driver, libraries, placement, selection, wishes
 from udocker.nvidia.gpus import find_gpus
 from udocker.nvidia.nodes import find_nodes
+from udocker.nvidia.wishes import GpuRequest as GpuRequest
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -23,28 +24,6 @@ if TYPE_CHECKING:
 
 _MPS_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
 _MPS_DIRECTORY = "/tmp/nvidia-mps"
-_NOT_ASKED = ("", "void", "none")
-
-
-@dataclass(frozen=True)
-class GpuRequest:
-    """Which GPUs and which parts of the driver a container is to have.
-
-    `selection`: `auto` (if the image asks for GPUs and there are some), `try` (if there are
-    some), `none`, `all`, or names as `selection.select` takes them.
-    """
-
-    selection: str = "auto"
-    capabilities: tuple[str, ...] = ()
-    """Driver capabilities; empty: what the image says, else the default ones."""
-    program_env: tuple[tuple[str, str], ...] = ()
-    """The environment of the program, as image and user have set it."""
-    labels: tuple[tuple[str, str], ...] = ()
-    """The image's, some of which ask for GPUs."""
-    compat: str = "auto"
-    """The image's newer CUDA driver library (`cuda-compat`): `auto`, `off` or `force`."""
-    strict: bool = False
-    """An unmet `NVIDIA_REQUIRE_*` of the image is an error instead of a note."""
 
 
 @dataclass(frozen=True)
@@ -70,67 +49,42 @@ def gpu_edits(
     `environment` is the job's. Files are kept in `cache_directory`, of which the plan binds one.
     Raises GpuError, unless the selection is `auto` or `try`: then a note says why not.
     """
-    program = dict(request.program_env)
-    selected = request.selection
-    if selected == "none":
+    if request.selection == "none":
         return GpuPlan()
-    if selected == "auto" and not image_asks(program):
+    if request.selection == "auto" and not wishes.asks(request):
         return GpuPlan(notes=("gpu: the image does not ask for GPUs; --gpu=all gives them anyway",))
     try:
-        if selected == "auto":
-            selected = _image_selection(program)
-        return _plan(host, request, selected, image, cache_directory, environment)
+        return _plan(host, request, image, cache_directory, environment)
     except GpuError as error:
         if request.selection not in ("auto", "try"):
             raise
         return GpuPlan(notes=(f"{error.message}; continuing without GPU",))
 
 
-def image_asks(program: Mapping[str, str]) -> bool:
-    """Tell whether an image is made for GPUs. Source: the variables that NVIDIA's images set."""
-    visible = program.get("NVIDIA_VISIBLE_DEVICES")
-    if visible is not None:
-        return visible.strip() not in _NOT_ASKED and "void" not in visible.split(",")
-    return bool(program.get("CUDA_VERSION"))
-
-
-def _image_selection(program: Mapping[str, str]) -> str:
-    visible = program.get("NVIDIA_VISIBLE_DEVICES", "all").strip()
-    return "auto" if visible == "all" else visible
-
-
 def _plan(
     host: Host,
     request: GpuRequest,
-    selected: str,
     image: Root,
     cache_directory: str,
     environment: Mapping[str, str],
 ) -> GpuPlan:
-    program = dict(request.program_env)
-    capabilities = _capabilities(request, program)
+    wish = wishes.read(request)
+    capabilities = wish.capabilities
     found = _usable_driver(host, cache_directory, environment)
-    gpus = selection.select(find_gpus(host), selected, environment)
+    gpus = selection.select(find_gpus(host), wish.selection, environment)
     nodes, node_notes = find_nodes(host, gpus, capabilities)
     placed = placement.place(found, capabilities, image, host.machine, cache_directory)
     edits = ContainerEdits(
-        env=selection.visible_devices(gpus, selected, environment),
+        env=selection.visible_devices(gpus, wish.selection, environment),
         device_nodes=nodes,
         binds=_file_binds(found, capabilities),
     )
     edits = edits | _library_edits(placed) | _mps_edits(host, capabilities, environment)
-    notes = node_notes + placed.notes + _override_notes(program, image)
+    notes = wish.notes + node_notes + placed.notes
+    notes += _override_notes(dict(request.program_env), image)
     if libraries.COMPAT32 in capabilities:
         notes += ("gpu: 32-bit libraries (compat32) are not supported yet: left out",)
     return GpuPlan(edits, notes, gpus)
-
-
-def _capabilities(request: GpuRequest, program: Mapping[str, str]) -> tuple[str, ...]:
-    words = request.capabilities
-    if not words:
-        text = program.get("NVIDIA_DRIVER_CAPABILITIES", "")
-        words = tuple(filter(None, (word.strip() for word in text.split(","))))
-    return libraries.parse_capabilities(words)
 
 
 def _usable_driver(host: Host, cache_directory: str, environment: Mapping[str, str]) -> Driver:
