@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from udocker.containers.spec import RuntimeSpec
     from udocker.host.probe import Host
     from udocker.host.root import Root
-    from udocker.nvidia.edits import GpuPlan, GpuRequest
+    from udocker.nvidia.edits import GpuPlan
+    from udocker.nvidia.wishes import GpuRequest
     from udocker.oci import ImageConfig
     from udocker.settings import Settings
 
@@ -19,9 +20,13 @@ if TYPE_CHECKING:
 def wish(request: RunRequest, settings: Settings) -> str | None:
     """Return which GPUs a run shall have, as `--gpu` takes them; None: nobody wants any.
 
-    What the run or its container says counts before the user's setting.
+    What the run or its container says counts before the user's setting. Whoever sets
+    `NVIDIA_VISIBLE_DEVICES` for the program, as for docker with NVIDIA's runtime, wants GPUs too.
     """
     selection = settings.gpu if request.gpu is None else request.gpu
+    visible = dict(request.env).get("NVIDIA_VISIBLE_DEVICES")
+    if request.gpu is None and visible:
+        selection = "none" if "void" in visible.split(",") else "auto"
     return None if selection in ("", "none") else selection
 
 
@@ -40,7 +45,8 @@ def with_gpus(
     selection = wish(request, settings)
     if selection is None:
         return spec, _without(request)
-    from udocker.nvidia.edits import GpuRequest, gpu_edits
+    from udocker.nvidia.edits import gpu_edits
+    from udocker.nvidia.wishes import GpuRequest, asks
 
     asked = GpuRequest(
         selection,
@@ -54,15 +60,9 @@ def with_gpus(
     plan = gpu_edits(host, asked, image, cache, settings.environment)
     if settings.debug:
         _show(host, asked, plan, cache)
-    if request.gpu is None and not plan.gpus and not _image_asks(spec):
+    if request.gpu is None and not plan.gpus and not asks(asked):
         return spec, ()  # a setting for all images says nothing of those that it does not mean
     return spec.edited(plan.edits | ContainerEdits(binds=plan.shadows)), plan.notes
-
-
-def _image_asks(spec: RuntimeSpec) -> bool:
-    from udocker.nvidia.edits import image_asks
-
-    return image_asks(dict(spec.process.env))
 
 
 def _without(request: RunRequest) -> tuple[str, ...]:
