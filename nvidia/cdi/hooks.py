@@ -1,0 +1,238 @@
+"""What the hooks of specifications would do to a container, done without running them.
+
+Vendors' specifications hold calls of NVIDIA's `nvidia-cdi-hook`, `nvidia-ctk hook` in older ones,
+which change the container's files as root before its program starts. Here every call adds to the
+edits instead. Source: nvidia-container-toolkit 1.20, cmd/nvidia-cdi-hook.
+"""
+
+from __future__ import annotations
+
+import os
+
+from udocker.containers.spec import Bind, ContainerEdits, Symlink
+from udocker.errors import StartError
+from udocker.nvidia import cache
+from udocker.nvidia.cdi import loading
+from udocker.nvidia.cdi.surroundings import Result, Surroundings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from udocker.nvidia.cdi.spec import Hook
+
+_PROGRAMS = ("nvidia-cdi-hook", "nvidia-ctk")
+_PARAMETERS = "/proc/driver/nvidia/params"
+_PROFILE = "/etc/nvidia/nvidia-application-profiles-rc.d/10-container.conf"
+_MAX_LINKS = 40
+_GPU_NODE = "/dev/nvidia"
+
+
+class Call:
+    """A call of a hook that is known: its name, and its options with their values."""
+
+    def __init__(self, hook: Hook) -> None:
+        words = [word for word in hook.args[1:] if word not in ("--quiet", "--debug")]
+        if words[:1] == ["hook"]:
+            words = words[1:]
+        self.name = words[0] if words else ""
+        self._options = [*_options(words[1:])]
+
+    def values(self, name: str) -> tuple[str, ...]:
+        """Return the values of an option that may be given several times."""
+        return tuple(value for option, value in self._options if option == name)
+
+
+def _options(words: list[str]) -> list[tuple[str, str]]:
+    """Return options and values of `--name value` and `--name=value`, with one dash or two."""
+    found = []
+    waiting = [*words]
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("-"):
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        if not equals and waiting and not waiting[0].startswith("-"):
+            value = waiting.pop(0)
+        found.append((name, value))
+    return found
+
+
+def emulate(
+    hooks: tuple[tuple[str, Hook], ...], around: Surroundings, *, ignore_unknown: bool = False
+) -> Result:
+    """Return what `hooks`, each with the path of its file, add to the container `around` them.
+
+    Raises StartError for a hook that is not known, unless they are to be ignored.
+    """
+    made = _Made(around)
+    for path, hook in hooks:
+        call = Call(hook)
+        programs = (os.path.basename(hook.path), os.path.basename((*hook.args, "")[0]))
+        act = _ACTIONS.get(call.name) if set(programs).intersection(_PROGRAMS) else None
+        if act is not None:
+            act(made, call)
+            continue
+        named = " ".join(filter(None, (hook.path, call.name)))[:120]
+        if not ignore_unknown:
+            raise StartError(
+                f"cdi: {path}: the {hook.stage} hook {named} is a program that only root may run"
+                " on a container, and what it does is not known here",
+                hint="--cdi-ignore-hooks starts the container without it",
+            )
+        made.notes.append(f"cdi: {path}: the hook {named} is left out")
+    return made.result()
+
+
+class _Made:
+    """What the hooks have made so far."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self.around = around
+        self.links: dict[str, str] = {}
+        """Targets by the paths of links."""
+        self.folders: dict[str, None] = {}
+        """Directories of the container whose libraries the loader is to find."""
+        self.soname_folders: dict[str, None] = {}
+        """Directories whose libraries are to have links with their SONAMEs."""
+        self.compat_for = ""
+        """The driver's version, where the image's newer CUDA library may be taken."""
+        self.files: dict[str, bytes] = {}
+        """Contents of generated files by their paths in the container."""
+        self.notes: list[str] = []
+
+    def result(self) -> Result:
+        """Return the edits that have come together."""
+        edits = ContainerEdits(
+            binds=tuple(self._file(path, data) for path, data in self.files.items()),
+            symlinks=tuple(filter(None, map(self._symlink, self.links))),
+        )
+        if self.folders or self.soname_folders or self.compat_for:
+            found = loading.plan(
+                self.around,
+                tuple(self.folders),
+                tuple(self.soname_folders),
+                {link.path: link.target for link in edits.symlinks},
+                self.compat_for,
+            )
+            edits |= found.edits
+            self.notes += found.notes
+        return Result(edits, tuple(self.notes))
+
+    def _file(self, path: str, data: bytes) -> Bind:
+        name = f"cdi-{cache.digest(data)}.{os.path.basename(path)}"
+        kept = os.path.join(self.around.cache_directory, name)
+        if not os.path.exists(kept):
+            kept = cache.save(self.around.cache_directory, name, data)
+        return Bind(kept, path, readonly=True)
+
+    def _symlink(self, path: str) -> Symlink | None:
+        """Return a link to what the chain of links from `path` ends at.
+
+        Nothing for a link that would be made in a directory of the host, and for one to nothing.
+        """
+        if self.around.shows(path):  # a mount is there already
+            return None
+        above = next((b for b in self.around.binds if path.startswith(f"{b.destination}/")), None)
+        if above is not None:
+            if not os.path.lexists(above.source + path[len(above.destination) :]):
+                self.notes.append(f"cdi: {path} is not made: {above.source} is the host's")
+            return None
+        target = self._end(path)
+        if not (self._is_mounted(target) or self.around.image.exists(target)):
+            return None
+        directory = os.path.dirname(path)
+        near = os.path.dirname(target) == directory
+        return Symlink(path, os.path.basename(target) if near else target)
+
+    def _end(self, path: str) -> str:
+        for _ in range(_MAX_LINKS):
+            target = self.links.get(path)
+            if target is None:
+                return path
+            path = os.path.normpath(os.path.join(os.path.dirname(path), target))
+        return path
+
+    def _is_mounted(self, path: str) -> bool:
+        if self.around.shows(path):
+            return True
+        return any(
+            path.startswith(f"{bind.destination}/")
+            and os.path.exists(bind.source + path[len(bind.destination) :])
+            for bind in self.around.binds
+        )
+
+
+def _create_symlinks(made: _Made, call: Call) -> None:
+    for text in call.values("link"):
+        target, separator, path = text.partition("::")
+        clean = "/" + os.path.normpath(path).lstrip("/")
+        if separator and target and path.startswith("/") and clean != "/":
+            made.links[clean] = target
+        else:
+            made.notes.append(f"cdi: {text[:120]!r} is no link that could be made")
+
+
+def _update_ldcache(made: _Made, call: Call) -> None:
+    for folder in call.values("folder"):
+        if folder.startswith("/"):
+            made.folders[os.path.normpath(folder)] = None
+            made.soname_folders[os.path.normpath(folder)] = None  # as ldconfig(8) does
+
+
+def _create_soname_symlinks(made: _Made, call: Call) -> None:
+    for folder in call.values("folder"):
+        if folder.startswith("/"):
+            made.soname_folders[os.path.normpath(folder)] = None
+
+
+def _enable_cuda_compat(made: _Made, call: Call) -> None:
+    for version in call.values("host-driver-version")[:1]:
+        made.compat_for = version
+
+
+def _disable_device_node_modification(made: _Made, _: Call) -> None:
+    """The driver's library must not try to make nodes: in a container they are what they are."""
+    text = made.around.host.text(_PARAMETERS)
+    lines = text.splitlines(keepends=True)
+    if any(line.startswith("ModifyDeviceFiles:") for line in lines):
+        edited = (
+            "ModifyDeviceFiles: 0\n" if line.startswith("ModifyDeviceFiles:") else line
+            for line in lines
+        )
+        made.files[_PARAMETERS] = "".join(edited).encode()
+
+
+def _update_application_profile(made: _Made, _: Call) -> None:
+    """Graphics libraries look only at the GPUs whose nodes are there.
+
+    Source: libnvidia-container src/nvc_mount.c; the mask has a bit for each minor number below 64.
+    """
+    mask = 0
+    for node in made.around.nodes:
+        number = node.destination[len(_GPU_NODE) :]
+        if node.destination.startswith(_GPU_NODE) and number.isdigit() and int(number[:6]) < 64:
+            mask |= 1 << int(number)
+    text = (
+        '{"profiles": [{"name": "_container_", "settings": ["EGLVisibleDGPUDevices", '
+        f'{hex(mask)}]}}], "rules": [{{"pattern": [], "profile": "_container_"}}]}}\n'
+    )
+    made.files[_PROFILE] = text.encode()
+
+
+def _chmod(made: _Made, call: Call) -> None:
+    """A user may not change the mode of the host's nodes; what counts is whether they open."""
+    if call.values("path"):
+        made.notes.append("cdi: modes of directories stay as they are: chmod needs root")
+
+
+_ACTIONS: dict[str, Callable[[_Made, Call], None]] = {
+    "create-symlinks": _create_symlinks,
+    "update-ldcache": _update_ldcache,
+    "create-soname-symlinks": _create_soname_symlinks,
+    "enable-cuda-compat": _enable_cuda_compat,
+    "cudacompat": _enable_cuda_compat,
+    "disable-device-node-modification": _disable_device_node_modification,
+    "update-application-profile": _update_application_profile,
+    "chmod": _chmod,
+}
