@@ -81,22 +81,28 @@ UNVERSIONED = (
 UNKNOWN_LIBRARY = (COMPUTE, GRAPHICS)
 """A versioned library newer than this table: one too many costs nothing, one missing much."""
 
+PLUGIN_DIRECTORIES = ("vdpau", "gbm")
+"""Directories beside the libraries whose files are looked for there."""
+
 CORE = ("libcuda", "libnvidia-ml")
 """Libraries without which a capability is not there at all."""
 
 DEVELOPMENT_LINKS = ("libcuda", "libnvidia-opticalflow")
 """Libraries that programs open as `NAME.so` even where a host has no such link."""
 
-VENDOR_NEUTRAL = (
-    "libGL",
-    "libEGL",
-    "libGLX",
-    "libGLdispatch",
-    "libOpenGL",
-    "libGLESv1_CM",
-    "libGLESv2",
-    "libOpenCL",
-)
+FURTHER_NAMES = {"libGLX_nvidia": ("libGLX_indirect.so.0",)}
+"""Names under which libGLX looks for a vendor's library when it knows no better."""
+
+VENDOR_NEUTRAL: dict[str, tuple[str, ...]] = {
+    "libGL": (GRAPHICS,),
+    "libEGL": (GRAPHICS,),
+    "libGLX": (GRAPHICS,),
+    "libGLdispatch": (GRAPHICS,),
+    "libOpenGL": (GRAPHICS,),
+    "libGLESv1_CM": (GRAPHICS,),
+    "libGLESv2": (GRAPHICS,),
+    "libOpenCL": (COMPUTE,),
+}
 """Dispatchers that fit every vendor's driver: the image's own are the right ones."""
 
 NEVER = (
@@ -174,6 +180,16 @@ CONFIG_FILES: dict[str, tuple[str, str]] = {
     "nvidia/nvoptix.bin": ("/usr/share", GRAPHICS),
 }
 """Path below `/etc` or a share directory of the host -> where it goes, and for what."""
+
+CONFIG_DIRECTORIES: dict[str, tuple[str, str]] = {
+    "OpenCL/vendors": ("/etc", COMPUTE),
+    "vulkan/icd.d": ("/etc", GRAPHICS),
+    "vulkansc/icd.d": ("/etc", GRAPHICS),
+    "vulkan/implicit_layer.d": ("/etc", GRAPHICS),
+    "glvnd/egl_vendor.d": ("/usr/share", GRAPHICS),
+    "egl/egl_external_platform.d": ("/usr/share", GRAPHICS),
+}
+"""Where a file may lie that only the driver's own list names, and where it goes."""
 
 SOCKET_DIRECTORIES: dict[str, str] = {
     "/run/nvidia-persistenced": UTILITY,

@@ -16,8 +16,8 @@ from elftools.elf.segments import InterpSegment
 
 from udocker.errors import UdockerError
 from udocker.host import ldcache
+from udocker.host.elffacts import ElfFacts as ElfFacts
 from udocker.host.root import Root
-from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,29 +32,6 @@ _VER_FLG_WEAK = 2
 _MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64", "EM_386": "i386", "EM_ARM": "arm"}
 MAX_FILES = 512
 """Files that one closure may have."""
-
-
-@dataclass(frozen=True)
-class ElfFacts:
-    """What a program or library says about itself and about what it needs."""
-
-    bits: int
-    """64 or 32."""
-    machine: str
-    """As `uname -m` says it; `EM_...` or the number for machines that are not known here."""
-    dynamic: bool
-    """False: it is linked statically and needs nothing."""
-    interpreter: str | None = None
-    """The loader that a program asks the kernel for."""
-    soname: str | None = None
-    needed: tuple[str, ...] = ()
-    rpath: tuple[str, ...] = ()
-    """Directories, `$ORIGIN` as written. Without effect beside a `runpath`."""
-    runpath: tuple[str, ...] = ()
-    version_needs: tuple[tuple[str, tuple[tuple[str, bool], ...]], ...] = ()
-    """For each needed file: the versions it must define, and whether it may do without (weak)."""
-    version_definitions: tuple[str, ...] = ()
-    """Versions that this library defines, its own name not among them."""
 
 
 def read(path: str) -> ElfFacts | None:

@@ -1,0 +1,352 @@
+"""Finding the files of the loaded driver on this host.
+
+Sources are asked in order, and the first whose answer holds libcuda and NVML of the kernel
+module's version counts: a CDI specification, the driver's own list of its files, and the names of
+files. Whichever it is, what carries the version in its name beside is taken as well: lists made
+by an older tool, and parts in packages of their own (nscq), would be missing otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+
+from udocker.host import elffacts
+from udocker.host.root import Root
+from udocker.nvidia import filelist, hostlayout, libraries
+from udocker.nvidia.hostlayout import Place
+from udocker.nvidia.installation import Driver, DriverFile, DriverLibrary
+from udocker.nvidia.kernelmodule import is_version
+from udocker.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from udocker.host.elffacts import ElfFacts
+    from udocker.host.probe import Host
+    from udocker.nvidia.kernelmodule import KernelModule
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a source says of the driver's files."""
+
+    source: str
+    """Where the word comes from, as `Driver.source` tells it."""
+    libraries: dict[str, tuple[str, ...]]
+    """Base names of libraries and their categories, as the driver has them."""
+    configurations: dict[str, tuple[str, ...]]
+    links: frozenset[str] = frozenset()
+    places: tuple[Place, ...] = ()
+    """Where to look first."""
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    """A directory that is there."""
+
+    place: Place
+    root: Root
+    host_path: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Library:
+    """A library that was found, and where."""
+
+    library: DriverLibrary
+    place: Place
+
+
+def find(host: Host, module: KernelModule, key: str, environment: Mapping[str, str]) -> Driver:
+    """Return what of the driver of `module` is on `host`, for a result that `key` names."""
+    search = _Search(host, module.version, environment)
+    found: list[_Library] = []
+    claim = Claim("names", {}, {})
+    for source in _SOURCES:
+        asked = source(host, module.version, search.shares)
+        if asked is None:
+            continue
+        claim, found = asked, list(search.locked(asked))
+        if not _missing(found):
+            break
+    of_size = {bits: tuple(a.library for a in found if a.library.bits == bits) for bits in (64, 32)}
+    return Driver(
+        version=module.version,
+        key=key,
+        libraries=of_size[64],
+        libraries32=of_size[32],
+        vendor_neutral=tuple(search.neutral()),
+        binaries=tuple(search.binaries()),
+        files=tuple(search.configurations(claim)),
+        sockets=tuple(_sockets(Root(host.root))),
+        other_versions=search.other_versions,
+        source=claim.source,
+        layout=_layout(found),
+        flavour=module.flavour,
+        doubts=tuple(search.doubts(module)),
+    )
+
+
+def _missing(found: list[_Library]) -> list[str]:
+    there = {a.library.soname.partition(".so")[0] for a in found if a.library.bits == 64}
+    return [name for name in libraries.CORE if name not in there]
+
+
+def _layout(found: list[_Library]) -> str:
+    words = {
+        a.place.layout: None
+        for a in found
+        if a.library.bits == 64 and a.library.soname.partition(".so")[0] in libraries.CORE
+    }
+    return "+".join(words)
+
+
+def _from_list(host: Host, version: str, shares: tuple[tuple[str, str], ...]) -> Claim | None:
+    """Return what the driver's own list says; None when there is none, or one of another driver."""
+    for tree, share in shares:
+        try:
+            data = Root(host.root + tree).read(f"{share}/{filelist.NAME}", filelist.MAX_BYTES)
+            known = filelist.parse(data)
+        except (OSError, ValueError):
+            continue  # absent, or not of the form that is known: names tell enough
+        cuda = [name for name in known.libraries if name.startswith("libcuda.so.")]
+        if not cuda or f"libcuda.so.{version}" in cuda:
+            return Claim("filelist", known.libraries, known.configurations, known.links)
+    return None
+
+
+def _from_names(host: Host, version: str, shares: tuple[tuple[str, str], ...]) -> Claim:
+    """Return the claim that names of files say everything."""
+    return Claim("names", {}, {})
+
+
+_SOURCES: tuple[Callable[[Host, str, tuple[tuple[str, str], ...]], Claim | None], ...] = (
+    _from_list,
+    _from_names,
+)
+
+
+class _Search:
+    """The directories of a host that may hold the driver `version`, and what lies in them."""
+
+    def __init__(self, host: Host, version: str, environment: Mapping[str, str]) -> None:
+        trees = hostlayout.trees(host)
+        self.shares = hostlayout.share_directories(trees, environment)
+        self._host = host
+        self._version = version
+        self._roots = {tree: Root(host.root + tree) for tree in trees}
+        self._binary_places = hostlayout.binary_directories(trees)
+        self._facts: dict[str, ElfFacts | None] = {}
+        self._shelves: dict[str, _Shelf] = {}
+        for place in hostlayout.library_places(host, version, trees):
+            self._add(place)
+        for shelf in tuple(self._shelves.values()):
+            if "nvidia" in shelf.names:
+                for place in hostlayout.alternatives(shelf.root, shelf.place):
+                    self._add(place)
+        for place in hostlayout.cached_places(host, self._roots[""]):
+            self._add(place)
+        for place in hostlayout.variable_places(environment):
+            # a toolkit's own libcuda in such a directory must not pass for one that is installed
+            if self._roots[""].exists(f"{place.directory}/libcuda.so.{version}"):
+                self._add(place)
+
+    def _add(self, place: Place) -> None:
+        root = self._roots[place.tree]
+        path = root.resolve(place.directory)
+        if path is not None and path not in self._shelves:
+            names = tuple(name for name in root.listdir(place.directory) if _is_of_interest(name))
+            self._shelves[path] = _Shelf(place, root, path, names)
+
+    @property
+    def other_versions(self) -> tuple[str, ...]:
+        """Versions of libcuda on disk other than the loaded one, oldest first."""
+        prefix = "libcuda.so."
+        held = (name for shelf in self._shelves.values() for name in shelf.names)
+        versions = {name[len(prefix) :] for name in held if name.startswith(prefix)}
+        others = [name for name in versions if is_version(name) and name != self._version]
+        return tuple(sorted(others, key=lambda text: [int(part) for part in text.split(".")]))
+
+    def locked(self, claim: Claim) -> Iterator[_Library]:
+        """Yield the driver's libraries of both sizes, the first of each name."""
+        listed = dict(claim.libraries)
+        for other in self.other_versions:  # the list may be newer than the kernel
+            listed = {n: words for n, words in listed.items() if not n.endswith(f".{other}")}
+        for place in claim.places:
+            self._add(place)
+        seen = set()
+        for shelf in self._shelves.values():
+            for plugin_directory, name in self._locked_names(shelf, listed):
+                library = self._library(shelf, plugin_directory, name, claim, listed)
+                known = library and (library.bits, plugin_directory, library.soname)
+                if library is not None and known not in seen:
+                    seen.add(known)
+                    yield _Library(library, shelf.place)
+
+    def _locked_names(
+        self, shelf: _Shelf, listed: dict[str, tuple[str, ...]]
+    ) -> Iterator[tuple[str, str]]:
+        """Yield (plug-in directory, name) of files that are the driver's by their name."""
+        for name in shelf.names:
+            if name in libraries.PLUGIN_DIRECTORIES:
+                for plugin in shelf.root.listdir(f"{shelf.place.directory}/{name}"):
+                    if self._is_locked(plugin, listed):
+                        yield name, plugin
+            elif self._is_locked(name, listed):
+                yield "", name
+
+    def _is_locked(self, name: str, listed: dict[str, tuple[str, ...]]) -> bool:
+        base, dot_so, _ = name.partition(".so")
+        if not dot_so or not libraries.is_injectable(base):
+            return False
+        versioned = name.endswith(f".so.{self._version}")
+        return versioned or name in listed or base in libraries.UNVERSIONED
+
+    def _library(
+        self,
+        shelf: _Shelf,
+        plugin_directory: str,
+        name: str,
+        claim: Claim,
+        listed: dict[str, tuple[str, ...]],
+    ) -> DriverLibrary | None:
+        below = "/".join(filter(None, (shelf.place.directory, plugin_directory, name)))
+        path = shelf.root.resolve(below)
+        facts = self._read(path)
+        if path is None or facts is None or self._is_of_other_version(path):
+            return None
+        plugin = plugin_directory == "gbm"
+        soname = name if plugin or not facts.soname or "/" in facts.soname else facts.soname
+        base = name.partition(".so")[0]
+        links = () if plugin else _extra_names(base, soname, (*shelf.names, *claim.links))
+        capabilities = libraries.library_capabilities(base, listed.get(name, ()))
+        return _library_of(path, soname, links, capabilities, plugin_directory, facts)
+
+    def _is_of_other_version(self, path: str) -> bool:
+        """Tell whether a link with the right version leads to a file of another."""
+        version = os.path.basename(path).partition(".so.")[2]
+        return is_version(version) and version in self.other_versions
+
+    def _read(self, path: str | None) -> ElfFacts | None:
+        """Return the facts of a library for this machine, of either size; None for the rest."""
+        if path is None or not os.path.isfile(path):
+            return None
+        if path not in self._facts:
+            try:
+                facts = elffacts.scan(path)
+            except OSError:
+                facts = None
+            machine = self._host.machine
+            fits = facts and (facts.bits, facts.machine) in (
+                (64, machine),
+                (32, hostlayout.SMALLER.get(machine)),
+            )
+            self._facts[path] = facts if fits else None
+        return self._facts[path]
+
+    def neutral(self) -> Iterator[DriverLibrary]:
+        """Yield the host's dispatchers of both sizes, the first of each name."""
+        seen = set()
+        for shelf in self._shelves.values():
+            for name in shelf.names:
+                base, _, suffix = name.partition(".so.")
+                if base not in libraries.VENDOR_NEUTRAL or not suffix:
+                    continue
+                path = shelf.root.resolve(f"{shelf.place.directory}/{name}")
+                facts = self._read(path)
+                if path is None or facts is None or facts.soname != name:
+                    continue  # the file behind the link: programs ask for the link's name
+                if (facts.bits, name) not in seen:
+                    seen.add((facts.bits, name))
+                    yield _library_of(path, name, (), libraries.VENDOR_NEUTRAL[base], "", facts)
+
+    def binaries(self) -> Iterator[DriverFile]:
+        """Yield the driver's programs."""
+        for name, capability in libraries.BINARIES.items():
+            path = self._first(f"{tree}:{d}/{name}" for tree, d in self._binary_places)
+            if path:
+                yield DriverFile(path, f"/usr/bin/{name}", capability)
+
+    def configurations(self, claim: Claim) -> Iterator[DriverFile]:
+        """Yield the files by which loaders of several vendors find the driver."""
+        wanted = dict(libraries.CONFIG_FILES)
+        for name, words in claim.configurations.items():
+            for directory, (parent, capability) in libraries.CONFIG_DIRECTORIES.items():
+                known = libraries.library_capabilities("", words)
+                if capability in known:
+                    wanted.setdefault(f"{directory}/{name}", (parent, capability))
+        for name, (parent, capability) in wanted.items():
+            path = self._first(f"{tree}:{share}/{name}" for tree, share in self.shares)
+            if path:
+                yield DriverFile(path, f"{parent}/{name}", capability)
+
+    def _first(self, named: Iterator[str]) -> str | None:
+        for text in named:
+            tree, _, path = text.partition(":")
+            found = self._roots[tree].resolve(path)
+            if found and os.path.isfile(found):
+                return found
+        return None
+
+    def doubts(self, module: KernelModule) -> Iterator[str]:
+        """Yield what does not fit together, in sentences."""
+        if module.other_version:
+            yield (
+                f"/sys/module/nvidia says driver {module.version}, but /proc/driver/nvidia"
+                f" says {module.other_version}: taking {module.version}"
+            )
+        for shelf in self._shelves.values():
+            path = shelf.root.resolve(f"{shelf.place.directory}/libcuda.so.1")
+            if path and f"libcuda.so.{module.version}" in shelf.names:
+                version = os.path.basename(path).partition(".so.")[2]
+                if is_version(version) and version != module.version:
+                    yield (
+                        f"{shelf.place.directory}/libcuda.so.1 leads to version {version}, not to"
+                        f" that of the kernel driver, {module.version}: programs on the host fail,"
+                        " those in containers get the right one"
+                    )
+
+
+def _is_of_interest(name: str) -> bool:
+    return ".so" in name or name in ("nvidia", *libraries.PLUGIN_DIRECTORIES)
+
+
+def _library_of(
+    path: str,
+    soname: str,
+    extra_names: tuple[str, ...],
+    capabilities: tuple[str, ...],
+    plugin_directory: str,
+    facts: ElfFacts,
+) -> DriverLibrary:
+    strong = (
+        (file, tuple(n for n, weak in names if not weak)) for file, names in facts.version_needs
+    )
+    return DriverLibrary(
+        path=path,
+        soname=soname,
+        extra_names=extra_names,
+        capabilities=capabilities,
+        plugin_directory=plugin_directory,
+        bits=facts.bits,
+        needed=facts.needed,
+        version_needs=tuple((file, names) for file, names in strong if names),
+        version_definitions=facts.version_definitions,
+        runpath=facts.runpath or facts.rpath,
+    )
+
+
+def _extra_names(base: str, soname: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    link = f"{base}.so"
+    wanted = link != soname and (link in names or base in libraries.DEVELOPMENT_LINKS)
+    further = libraries.FURTHER_NAMES.get(base, ())
+    return (*((link,) if wanted else ()), *further)
+
+
+def _sockets(root: Root) -> Iterator[DriverFile]:
+    for directory, capability in libraries.SOCKET_DIRECTORIES.items():
+        path = root.resolve(directory)
+        if path and os.path.isdir(path):
+            yield DriverFile(path, directory, capability)
