@@ -187,6 +187,16 @@ def test_an_image_that_asks_for_no_gpu_gets_the_driver_alone(plan):
     assert [node.destination for node in made.edits.device_nodes][0] == "/dev/nvidiactl"
 
 
+def test_what_the_image_requires_is_told_or_refused(plan, machine, image, tmp_path):
+    env = (*ASKS, ("NVIDIA_REQUIRE_CUDA", "cuda>=99.1"))
+    (note,) = plan(env=env).notes
+    assert "the image requires cuda>=99.1" in note
+    host = Host(str(tmp_path / "machine"))
+    strict = GpuRequest("all", program_env=env, strict=True)
+    with pytest.raises(GpuError, match="requires cuda>=99.1"):
+        gpu_edits(host, strict, image(), str(tmp_path / "kept"), {})
+
+
 def test_the_image_may_name_the_gpus(plan):
     made = plan("auto", env=(("NVIDIA_VISIBLE_DEVICES", "1"),))
     assert [gpu.minor for gpu in made.gpus] == [0]
