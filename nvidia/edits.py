@@ -70,7 +70,7 @@ def _plan(
 ) -> GpuPlan:
     wish = wishes.read(request)
     capabilities = wish.capabilities
-    found = _usable_driver(host, cache_directory, environment)
+    found = usable(driver.load(host, cache_directory), environment)
     gpus = selection.select(find_gpus(host), wish.selection, environment)
     nodes, node_notes = find_nodes(host, gpus, capabilities)
     placed = placement.place(found, capabilities, image, host.machine, cache_directory)
@@ -89,8 +89,8 @@ def _plan(
     return GpuPlan(edits, notes, gpus)
 
 
-def _usable_driver(host: Host, cache_directory: str, environment: Mapping[str, str]) -> Driver:
-    found = driver.load(host, cache_directory)
+def usable(found: Driver | None, environment: Mapping[str, str]) -> Driver:
+    """Return the driver that was found. Raises GpuError when programs cannot use it, or is none."""
     if found is None:
         in_job = "SLURM_JOB_ID" in environment
         raise GpuError(

@@ -87,3 +87,17 @@ def dressed(machine, unprivileged):
         return udocker
 
     return dress
+
+
+@pytest.fixture(scope="session")
+def linked(tmp_path_factory):
+    """A function that links a library of that C text and SONAME and returns its bytes."""
+    path = str(tmp_path_factory.mktemp("linked") / "library")
+
+    def make(text, soname):
+        command = ["gcc", "-shared", "-fPIC", "-x", "c", "-", f"-Wl,-soname,{soname}", "-o", path]
+        subprocess.run(command, input=text.encode(), check=True)
+        with open(path, "rb") as file:
+            return file.read()
+
+    return make

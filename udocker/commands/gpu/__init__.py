@@ -6,6 +6,7 @@ from udocker.commands.group import LazyGroup
 
 COMMANDS = {
     "info": "Show this node's GPUs and driver, and what this job may use.",
+    "doctor": "Check what GPUs need on this node, and say what helps.",
 }
 """Name and help of every command; each is `udocker.commands.gpu.NAME`, imported when it is used."""
 

@@ -1,0 +1,61 @@
+"""`udocker gpu doctor`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from udocker import console
+from udocker.diagnosis import gpu
+from udocker.diagnosis.finding import FAIL, OK, WARN
+from udocker.host.probe import Host
+from udocker.settings import Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from udocker.diagnosis.finding import Finding
+
+_FORMAT = 1
+_CODES = {OK: 0, WARN: 1, FAIL: 2}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.pass_obj
+def command(settings: Settings, as_json: bool) -> int:
+    """Check what GPUs need on this node, with the way out where something is wrong.
+
+    Device nodes are opened and the driver's own library is asked, in a process of its own. The
+    exit code is 0 when all is well, 1 when something may be better, 2 when GPUs cannot be used.
+    """
+    findings = list(gpu.findings(Host(), settings.environment))
+    if as_json:
+        console.put(_json(findings))
+    else:
+        console.put_lines(_lines(findings))
+    return _code(findings)
+
+
+def _code(findings: Sequence[Finding]) -> int:
+    return max((_CODES[finding.status] for finding in findings), default=0)
+
+
+def _lines(findings: Sequence[Finding]) -> Iterator[str]:
+    for finding in findings:
+        yield f"{finding.status:5} {finding.key:15} {finding.text}"
+        if finding.fix:
+            yield f"{'':21} > {finding.fix}"
+
+
+def _json(findings: Sequence[Finding]) -> str:
+    document = {
+        "format": _FORMAT,
+        "code": _code(findings),
+        "checks": [
+            {"key": f.key, "status": f.status, "text": f.text, "fix": f.fix} for f in findings
+        ],
+    }
+    return json.dumps(document, indent=2)
