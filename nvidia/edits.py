@@ -93,8 +93,11 @@ def usable(found: Driver | None, environment: Mapping[str, str]) -> Driver:
     """Return the driver that was found. Raises GpuError when programs cannot use it, or is none."""
     if found is None:
         in_job = "SLURM_JOB_ID" in environment
+        no_driver = f"gpu: no NVIDIA driver on this node ({os.uname().nodename})"
+        if host.exists("/dev/kfd"):
+            raise GpuError(f"{no_driver}: its GPUs are AMD's", hint="use --rocm in place of --gpu")
         raise GpuError(
-            f"gpu: no NVIDIA driver on this node ({os.uname().nodename}): kernel module not loaded",
+            f"{no_driver}: kernel module not loaded",
             hint="this job's node has no GPU: ask for one that has, as sbatch --gres=gpu:1 does"
             if in_job
             else "You are on a login node? Try: srun --gres=gpu:1 udocker run …",

@@ -62,9 +62,17 @@ overlay /etc
 overlay /run
 replace /proc/driver
 
-if [ -d "$tree/sys/module/nvidia" ]; then
+if [ -d "$tree/sys/module" ]; then
     for module in /sys/module/*; do mkdir -p "$tree/sys/module/${module##*/}"; done
     replace /sys/module
+fi
+
+if [ -d "$tree/sys/class" ]; then
+    for class in /sys/class/*; do
+        mkdir -p "$tree$class"
+        mount --bind "$class" "$tree$class"
+    done
+    replace /sys/class
 fi
 
 if [ -d "$tree/dev" ]; then

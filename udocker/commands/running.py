@@ -58,7 +58,7 @@ class Runner:
             request.engine or chosen or self.settings.engine,
             demanded=features.demanded(request),
             container=container,
-            with_gpu=withgpus.wish(request, self.settings) is not None,
+            with_gpu=withgpus.wants_any(request, self.settings),
         )
 
     def run(

@@ -30,6 +30,11 @@ def wish(request: RunRequest, settings: Settings) -> str | None:
     return None if selection in ("", "none") else selection
 
 
+def wants_any(request: RunRequest, settings: Settings) -> bool:
+    """Tell whether a run shall have GPUs of any maker."""
+    return wish(request, settings) is not None or request.rocm not in (None, "none")
+
+
 def with_gpus(
     spec: RuntimeSpec,
     host: Host,
@@ -42,6 +47,23 @@ def with_gpus(
 
     Raises GpuError when they were asked for plainly and cannot be had.
     """
+    spec, notes = _with_nvidia(spec, host, request, settings, image, config)
+    if request.rocm is None:
+        return spec, notes
+    from udocker.nvidia.rocm import rocm_edits
+
+    plan = rocm_edits(host, request.rocm, image, settings.environment)
+    return spec.edited(plan.edits), notes + plan.notes
+
+
+def _with_nvidia(
+    spec: RuntimeSpec,
+    host: Host,
+    request: RunRequest,
+    settings: Settings,
+    image: Root,
+    config: ImageConfig,
+) -> tuple[RuntimeSpec, tuple[str, ...]]:
     selection = wish(request, settings)
     if selection is None:
         return spec, _without(request)

@@ -53,6 +53,8 @@ class RunRequest:
     gpu: str | None = None
     """Which GPUs, as `--gpu` takes them; None: the settings decide."""
     gpu_capabilities: str = ""
+    rocm: str | None = None
+    """Which of AMD's GPUs, in the words of `gpu`."""
     gpu_strict: bool = False
     """What the image requires of GPUs and driver must be met (`--gpu-strict`)."""
     cuda_compat: str = "auto"

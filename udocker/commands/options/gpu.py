@@ -28,6 +28,7 @@ def wishes(values: Values, _: Mapping[str, str], notes: list[str]) -> dict[str, 
     made = {
         "gpu_capabilities": ",".join(capabilities),
         "gpu_strict": values.flag("gpu_strict"),
+        "rocm": values.last("rocm"),
         "cuda_compat": grammar.one_of(
             values.last("cuda_compat") or "auto", COMPAT, "--cuda-compat"
         ),

@@ -162,6 +162,13 @@ GPUS = (
     Option(("--gpus",), VALUE, "The same in docker's syntax: all, N, device=0,1.", "SEL"),
     Option(("--nv", "--nvidia"), FLAG, "The same as --gpu."),
     Option(
+        ("--rocm",),
+        OPTIONAL,
+        "The same for AMD's GPUs, for which the image must have ROCm.",
+        "SEL",
+        default="all",
+    ),
+    Option(
         ("--gpu-caps",), VALUE, "Driver capabilities: compute,utility,video,graphics,...", "LIST"
     ),
     Option(("--gpu-strict",), FLAG, "What the image requires of GPU and driver must be met."),
