@@ -84,7 +84,7 @@ def _files(proot: str, cache: str) -> dict[str, str]:
         found: dict[str, str] = fastjson.loads(known)
         if all(map(os.path.exists, found.values())):
             return found
-    from udocker.host.elf import closure
+    from udocker.host.loader import closure
     from udocker.host.root import Root
 
     found = closure([proot], Root("/"))

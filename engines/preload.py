@@ -13,7 +13,7 @@ import os
 from udocker.engines import elffile, programs
 from udocker.engines.elffile import ElfFile
 from udocker.errors import UdockerError
-from udocker.host import ldcache
+from udocker.host import ldcache, ldconf
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -38,7 +38,6 @@ _STAT_FUNCTIONS = (
 )
 """By which functions programs ask of files, from a version of glibc to another one."""
 _ARGV0_OPTION = (2, 33)
-_MAX_CONF_BYTES = 65536
 MAX_DIRECTORIES = 64
 """Directories of libraries that a container may have."""
 
@@ -123,7 +122,7 @@ def library_directories(root: Root, machine: str) -> tuple[str, ...]:
     Those of ld.so.conf come first, as ldconfig puts them, then what else the cache names, then
     those of the loader itself. Source: ld.so(8), ldconfig(8).
     """
-    named = [*_configured(root, "/etc/ld.so.conf", 0), *_cached(root, machine)]
+    named = [*ldconf.directories(root), *_cached(root, machine)]
     seen: dict[str, str] = {}
     for directory in (*named, *ldcache.default_directories(machine)):
         host_path = root.resolve(directory)
@@ -197,34 +196,6 @@ def _cached(root: Root, machine: str) -> tuple[str, ...]:
         return ()
     paths = (e.path for e in cache.entries if e.flags == ldcache.FLAGS[machine] and not e.hwcap)
     return tuple(dict.fromkeys(os.path.dirname(path) for path in paths))
-
-
-def _configured(root: Root, path: str, depth: int) -> Iterator[str]:
-    """Yield the directories that a file of ldconfig's configuration names."""
-    try:
-        text = os.fsdecode(root.read(path, _MAX_CONF_BYTES))
-    except OSError:
-        return
-    for line in text.splitlines():
-        words = line.partition("#")[0].split()
-        if words[:1] == ["include"] and depth < 2:
-            for included in _included(root, words[1:2], path):
-                yield from _configured(root, included, depth + 1)
-        elif words[:1] != ["hwcap"]:
-            yield from (word for word in words if word.startswith("/"))
-
-
-def _included(root: Root, patterns: list[str], including: str) -> Iterator[str]:
-    for pattern in patterns:
-        whole = os.path.join(os.path.dirname(including), pattern)
-        directory, _, name = whole.rpartition("/")
-        if "*" not in name:
-            yield whole
-            continue
-        before, _, after = name.partition("*")
-        for found in root.listdir(directory)[:MAX_DIRECTORIES]:
-            if found.startswith(before) and found.endswith(after):
-                yield f"{directory}/{found}"
 
 
 def _number(version: str) -> tuple[int, ...]:

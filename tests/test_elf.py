@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udocker.errors import UdockerError
-from udocker.host import elf
+from udocker.host import elf, loader
 from udocker.host.root import Root
 
 MACHINE = os.uname().machine
@@ -163,7 +163,7 @@ def test_no_patch_of_a_library_breaks_its_reader(library, tmp_path_factory, patc
 def tree(tmp_path_factory):
     """A root with a loader and libc, and programs that find libraries in every way."""
     root = str(tmp_path_factory.mktemp("root"))
-    for place, path in elf.closure(["/bin/sh"], Root("/")).items():
+    for place, path in loader.closure(["/bin/sh"], Root("/")).items():
         os.makedirs(os.path.dirname(root + place), exist_ok=True)
         shutil.copy(path, root + place)
     shared = ["-shared", "-fPIC", "-nostdlib"]
@@ -179,7 +179,7 @@ def tree(tmp_path_factory):
 
 
 def test_a_closure_runs_in_a_root_of_its_own(tree, tmp_path):
-    for place, path in elf.closure(["/bin/alias"], Root(tree)).items():
+    for place, path in loader.closure(["/bin/alias"], Root(tree)).items():
         os.makedirs(os.path.dirname(f"{tmp_path}{place}"), exist_ok=True)
         shutil.copy(path, f"{tmp_path}{place}")
     (tmp_path / "proc").mkdir()  # the loader asks it for $ORIGIN
@@ -191,7 +191,7 @@ def test_a_closure_runs_in_a_root_of_its_own(tree, tmp_path):
 
 
 def test_a_closure_maps_names_in_the_root_to_real_files(tree):
-    files = elf.closure(["/bin/alias"], Root(tree))
+    files = loader.closure(["/bin/alias"], Root(tree))
     assert files["/bin/alias"] == f"{tree}/bin/program"
     assert f"{tree}/opt/deep/libdeep.so" in files.values()
     assert any(place.endswith("libc.so.6") for place in files)
@@ -200,14 +200,14 @@ def test_a_closure_maps_names_in_the_root_to_real_files(tree):
 
 def test_a_static_program_needs_only_itself(tmp_path):
     link(tmp_path, "program", "-static", source="int main(void) { return 0; }")
-    assert elf.closure(["/program"], Root(str(tmp_path))) == {"/program": f"{tmp_path}/program"}
+    assert loader.closure(["/program"], Root(str(tmp_path))) == {"/program": f"{tmp_path}/program"}
 
 
 def test_a_closure_with_a_hole_names_it(tree, tmp_path):
     shutil.copytree(tree, tmp_path / "root")
     os.unlink(tmp_path / "root/opt/deep/libdeep.so")
     with pytest.raises(UdockerError, match=r"libmiddle\.so needs libdeep\.so, which is not there"):
-        elf.closure(["/bin/program"], Root(str(tmp_path / "root")))
+        loader.closure(["/bin/program"], Root(str(tmp_path / "root")))
 
 
 @pytest.mark.parametrize(
@@ -216,4 +216,4 @@ def test_a_closure_with_a_hole_names_it(tree, tmp_path):
 def test_a_closure_starts_with_elf_files(tmp_path, program, complaint):
     (tmp_path / "script").write_text("#!/bin/sh\n")
     with pytest.raises(UdockerError, match=complaint):
-        elf.closure([program], Root(str(tmp_path)))
+        loader.closure([program], Root(str(tmp_path)))

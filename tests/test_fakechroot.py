@@ -15,7 +15,7 @@ from registries import Layout, needs
 from unprivileged import Unprivileged
 
 from udocker.engines.preload import LOADERS, NAME, libraries
-from udocker.host.elf import closure
+from udocker.host.loader import closure
 from udocker.host.root import Root
 from udocker.registry.loopback import LoopbackRegistry
 

@@ -16,7 +16,7 @@ from udocker.containers import features
 from udocker.containers.spec import Bind, ContainerEdits, Process, Rootfs, RuntimeSpec, Tmpfs, User
 from udocker.engines import preload, proot, proottrial
 from udocker.errors import StartError
-from udocker.host import elf
+from udocker.host import loader
 from udocker.host.probe import Host
 from udocker.host.root import Root
 from udocker.registry.loopback import LoopbackRegistry
@@ -336,7 +336,7 @@ def test_files_of_the_host_that_root_could_change_are_copies(tmp_path):
 
 def test_a_release_of_the_kernel_is_not_told_to_a_glibc_that_would_fail(tmp_path):
     host = Root("/")
-    for path in elf.closure(["/bin/sh"], host):
+    for path in loader.closure(["/bin/sh"], host):
         os.makedirs(os.path.dirname(f"{tmp_path}{path}"), exist_ok=True)
         shutil.copy(path, f"{tmp_path}{path}")
     glibc = preload.glibc_of(host, os.uname().machine)

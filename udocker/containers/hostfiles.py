@@ -29,7 +29,7 @@ _RENDERING = ("/usr/lib64", "/usr/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/a
 def files_of(container: Container) -> Root:
     """Return the files that a container has, written ones over the image's, for safe reading."""
     if os.path.isdir(container.rootfs):
-        return Root(container.rootfs)
+        return Root(container.rootfs, origin=container.tree)
     return Stack(container.upper, container.tree)
 
 

@@ -14,14 +14,11 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerDefSection, GNUVerNeedSection
 from elftools.elf.segments import InterpSegment
 
-from udocker.errors import UdockerError
-from udocker.host import ldcache
 from udocker.host.elffacts import ElfFacts as ElfFacts
-from udocker.host.root import Root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 MAX_WORK = 4 << 20
 """How much may be read of one file, in bytes, each read counted as `_READ_COST` more."""
@@ -30,8 +27,6 @@ _READ_COST = 64
 _VER_FLG_BASE = 1
 _VER_FLG_WEAK = 2
 _MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64", "EM_386": "i386", "EM_ARM": "arm"}
-MAX_FILES = 512
-"""Files that one closure may have."""
 
 
 def read(path: str) -> ElfFacts | None:
@@ -47,6 +42,22 @@ def read(path: str) -> ElfFacts | None:
             return _facts(ELFFile(_Bounded(file)))  # type: ignore[arg-type]
         except Exception:  # a parser fed with garbage fails in every way that Python knows
             return None
+
+
+def section(path: str, name: str, limit_bytes: int) -> bytes:
+    """Return a section of the ELF file at host path `path`; nothing when it has none such.
+
+    One of more than `limit_bytes` or a compressed one counts as none. Raises OSError when the
+    file cannot be read.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        try:
+            found = ELFFile(_Bounded(file)).get_section_by_name(name)  # type: ignore[arg-type]
+            if found is None or found.compressed or found["sh_size"] > limit_bytes:
+                return b""
+            return found.data()
+        except Exception:  # as above
+            return b""
 
 
 class _Bounded(io.RawIOBase):
@@ -125,85 +136,3 @@ def _version_definitions(elf: ELFFile) -> Iterator[str]:
             for definition, names in section.iter_versions():
                 if not definition["vd_flags"] & _VER_FLG_BASE:
                     yield next(iter(names)).name
-
-
-def closure(programs: Iterable[str], root: Root) -> dict[str, str]:
-    """Return every file that `programs` need to start, themselves included.
-
-    Maps the path by which the kernel or the loader finds a file to the host path where it lies.
-    `programs` are absolute paths in `root`. Libraries opened later by name (`dlopen`) are not
-    known. Raises UdockerError naming the file that is not there, not ELF, or needs what is not
-    there.
-    """
-    search = _Search(root)
-    for program in programs:
-        search.add(program, ())
-    return search.files
-
-
-class _Search:
-    """The loader's search for libraries, without the environment. Source: ld.so(8)."""
-
-    def __init__(self, root: Root) -> None:
-        self.files: dict[str, str] = {}
-        self._root = root
-        self._cache = _read_cache(root)
-        self._facts: dict[str, ElfFacts] = {}
-
-    def add(self, path: str, inherited: tuple[str, ...]) -> None:
-        """Add the file at `path` and what it needs; `inherited` is the RPATH of its users."""
-        if path in self.files:
-            return
-        if len(self.files) >= MAX_FILES:
-            raise UdockerError(f"{path}: more than {MAX_FILES} files are needed")
-        host_path = self._root.resolve(path)
-        facts = self._read(host_path) if host_path else None
-        if host_path is None or facts is None:
-            what = "is not there" if host_path is None else "is not an ELF file"
-            raise UdockerError(f"{path} {what}")
-        self.files[path] = host_path
-        if facts.interpreter:
-            self.add(facts.interpreter, ())
-        origin = os.path.dirname("/" + os.path.relpath(host_path, self._root.path or "/"))
-        runpath = _expanded(facts.runpath, origin)
-        rpath = inherited if runpath else _expanded(facts.rpath, origin) + inherited
-        for name in facts.needed:
-            found = self._find(_expanded((name,), origin)[0], path, facts, runpath or rpath)
-            self.add(found, rpath)
-
-    def _find(self, name: str, user: str, facts: ElfFacts, first: tuple[str, ...]) -> str:
-        if "/" in name:
-            return name
-        places = [f"{directory}/{name}" for directory in first]
-        places += self._cache.paths(name, ldcache.FLAGS.get(facts.machine, 0))
-        places += [
-            f"{directory}/{name}" for directory in ldcache.default_directories(facts.machine)
-        ]
-        for place in places:
-            if self._fits(place, facts):
-                return place
-        raise UdockerError(f"{user} needs {name}, which is not there")
-
-    def _fits(self, path: str, user: ElfFacts) -> bool:
-        host_path = self._root.resolve(path)
-        facts = self._read(host_path) if host_path else None
-        return facts is not None and (facts.bits, facts.machine) == (user.bits, user.machine)
-
-    def _read(self, host_path: str) -> ElfFacts | None:
-        if host_path not in self._facts:
-            facts = read(host_path) if os.path.isfile(host_path) else None
-            if facts is None:
-                return None
-            self._facts[host_path] = facts
-        return self._facts[host_path]
-
-
-def _read_cache(root: Root) -> ldcache.LdCache:
-    try:
-        return ldcache.parse(root.read(ldcache.PATH, ldcache.MAX_BYTES))
-    except (OSError, ValueError):
-        return ldcache.LdCache()  # the loader goes on without a cache that it cannot use
-
-
-def _expanded(directories: tuple[str, ...], origin: str) -> tuple[str, ...]:
-    return tuple(d.replace("$ORIGIN", origin).replace("${ORIGIN}", origin) for d in directories)

@@ -15,8 +15,10 @@ PATH = "/etc/ld.so.cache"
 MAX_BYTES = 16 << 20
 """Largest cache that is read; those of full desktop machines have 0.3 MiB."""
 
-FLAGS = {"x86_64": 0x0303, "aarch64": 0x0A03}
-"""The entries that a 64-bit loader takes, by `uname -m`: ELF, libc 6, and the machine's ABI."""
+FLAGS = {"x86_64": 0x0303, "aarch64": 0x0A03, "i386": 0x0003}
+"""The entries that a loader takes, by its machine: ELF, libc 6, and the machine's ABI."""
+COMPAT32 = {"x86_64": "i386"}
+"""The machine whose 32-bit programs another one runs too, as far as drivers serve them."""
 
 _OLD_MAGIC = b"ld.so-1.7.0\0"
 _OLD_HEADER = struct.Struct("<12sI")
@@ -62,9 +64,10 @@ class LdCache:
 
 
 def default_directories(machine: str) -> tuple[str, ...]:
-    """Return where 64-bit loaders look behind the cache, of all distributions."""
+    """Return where the loaders for `machine` look behind the cache, of all distributions."""
     triplet = f"{machine}-linux-gnu"
-    return (f"/lib/{triplet}", f"/usr/lib/{triplet}", "/lib64", "/usr/lib64", "/lib", "/usr/lib")
+    lib = "lib32" if machine == "i386" else "lib64"
+    return (f"/lib/{triplet}", f"/usr/lib/{triplet}", f"/{lib}", f"/usr/{lib}", "/lib", "/usr/lib")
 
 
 def parse(data: bytes) -> LdCache:

@@ -25,8 +25,10 @@ class Root:
     is ever changed, and nothing that is not a regular file is ever waited for.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, origin: str = "") -> None:
+        """`origin` is the host path of the tree that this one was copied from, if of any."""
         self.path = path.rstrip("/")
+        self.origin = origin or self.path
 
     def resolve(self, absolute: str) -> str | None:
         """Return the host path of `absolute`, free of links; None where nothing can be reached.
@@ -35,6 +37,16 @@ class Root:
         """
         parts = self._walk(absolute)
         return None if parts is None else "/".join([self.path, *parts]) or "/"
+
+    def resolve_all(self, absolute: str) -> tuple[str, ...]:
+        """Return what `resolve` does, of every tree that has something there, topmost first."""
+        path = self.resolve(absolute)
+        return () if path is None else (path,)
+
+    def locate(self, absolute: str) -> str | None:
+        """Return the path in the tree that is free of links and means the same as `absolute`."""
+        parts = self._walk(absolute)
+        return None if parts is None else "/" + "/".join(parts)
 
     def exists(self, absolute: str) -> bool:
         """Tell whether `absolute` leads to something in the tree."""
@@ -132,6 +144,14 @@ class Stack(Root):
     def resolve(self, absolute: str) -> str | None:
         """Return the host path in the first tree that has one, as `Root.resolve`."""
         return next(filter(None, (root.resolve(absolute) for root in self._roots)), None)
+
+    def resolve_all(self, absolute: str) -> tuple[str, ...]:
+        """Return the host paths in all the trees that have one, topmost first."""
+        return tuple(path for root in self._roots for path in root.resolve_all(absolute))
+
+    def locate(self, absolute: str) -> str | None:
+        """Return the link-free path in the first tree that has one, as `Root.locate`."""
+        return next(filter(None, (root.locate(absolute) for root in self._roots)), None)
 
     def exists(self, absolute: str) -> bool:
         """Tell whether `absolute` leads to something in any of the trees."""

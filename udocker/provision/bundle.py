@@ -12,7 +12,7 @@ import tarfile
 from udocker import disk, fastjson
 from udocker.engines import programs
 from udocker.errors import StoreError, UdockerError
-from udocker.host import elf
+from udocker.host import loader
 from udocker.host.root import Root
 from udocker.provision import catalogue, place, trial
 from udocker.provision.archive import FORMAT, MANIFEST
@@ -83,7 +83,7 @@ def _files(found: Installed) -> Iterator[tuple[str, str]]:
     yield programs.file_name(found.name), original if is_changed else found.path
     if found.name in programs.LIBRARIES:  # it is loaded with the container's libraries
         return
-    for path, host_path in sorted(elf.closure([found.path], Root("/")).items()):
+    for path, host_path in sorted(loader.closure([found.path], Root("/")).items()):
         name = os.path.basename(path)
         if path != found.path and not is_of_c_library(name):
             yield f"{place.LIBRARIES}/{name}", host_path

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from udocker.errors import UdockerError
-from udocker.host import elf, ldcache
+from udocker.host.loader import Loader
 from udocker.host.root import Root
 
 TYPE_CHECKING = False
@@ -29,13 +27,7 @@ class HostLibraries:
     """The libraries that the loader of this host finds by itself. Source: ld.so(8)."""
 
     def __init__(self, host: Host) -> None:
-        self._root = Root(host.root or "/")
-        self._facts: dict[str, ElfFacts | None] = {}
-        try:
-            data = self._root.read(ldcache.PATH, ldcache.MAX_BYTES)
-            self._cache = ldcache.parse(data)
-        except (OSError, ValueError):
-            self._cache = ldcache.LdCache()
+        self._loader = Loader(Root(host.root or "/"), host.machine)
 
     def lacking(self, user: ElfFacts) -> tuple[str, ...]:
         """Return the libraries that `user` needs and that are not here, or are too old.
@@ -45,7 +37,8 @@ class HostLibraries:
         versions = dict(user.version_needs)
         lacking = []
         for soname in user.needed:
-            facts = self._find(soname, user)
+            found = self._loader.find(soname)
+            facts = found.facts if found else None
             wanted = [name for name, weak in versions.get(soname, ()) if not weak]
             missing = [name for name in wanted if not facts or not _defines(facts, name)]
             if facts and not missing:
@@ -54,21 +47,6 @@ class HostLibraries:
                 raise UdockerError(_too_old(soname, facts, missing))
             lacking.append(soname)
         return tuple(lacking)
-
-    def _find(self, soname: str, user: ElfFacts) -> ElfFacts | None:
-        places = list(self._cache.paths(soname, ldcache.FLAGS.get(user.machine, 0)))
-        places += [f"{place}/{soname}" for place in ldcache.default_directories(user.machine)]
-        for place in places:
-            facts = self._read(place)
-            if facts and (facts.bits, facts.machine) == (user.bits, user.machine):
-                return facts
-        return None
-
-    def _read(self, path: str) -> ElfFacts | None:
-        if path not in self._facts:
-            found = self._root.resolve(path)
-            self._facts[path] = elf.read(found) if found and os.path.isfile(found) else None
-        return self._facts[path]
 
 
 def newest_glibc(facts: ElfFacts) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import os
 import stat
 
 from udocker.errors import UdockerError
-from udocker.host import elf, ldcache
+from udocker.host import ldcache, loader
 from udocker.host.root import MAX_LINKS, Root
 from udocker.images import builder
 from udocker.images.builder import Entry, LayoutBuilder
@@ -127,7 +127,7 @@ def _host_entries(host: Root, programs: Iterable[str], libraries: Iterable[str])
     """Return `programs` and all that they need to start, and further `libraries`."""
     copy = _HostCopy(host)
     binaries = [binary for program in programs for binary in copy.add_program(program)]
-    files = [*elf.closure(dict.fromkeys(binaries), host), *libraries]
+    files = [*loader.closure(dict.fromkeys(binaries), host), *libraries]
     for path in dict.fromkeys(files):
         copy.add(path)
     cache = _loader_cache(host, files)
@@ -139,7 +139,7 @@ def _libraries_of(host: Root, program: str | None) -> tuple[str, ...]:
     if program is None:
         return ()
     try:
-        return tuple(path for path in elf.closure([program], host) if path != program)
+        return tuple(path for path in loader.closure([program], host) if path != program)
     except UdockerError:
         return ()
 
