@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 
 from udocker.errors import UdockerError
-from udocker.host import elf, ldcache
+from udocker.host import elffacts, ldcache
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from udocker.host.elf import ElfFacts
+    from udocker.host.elffacts import ElfFacts
     from udocker.host.root import Root
 
 MAX_FILES = 512
@@ -79,7 +79,7 @@ class Loader:
 
     def _read(self, host_path: str) -> ElfFacts | None:
         try:
-            facts = elf.read(host_path) if os.path.isfile(host_path) else None
+            facts = elffacts.scan(host_path) if os.path.isfile(host_path) else None
         except OSError:
             return None
         right = (_BITS.get(self.machine, 64), self.machine)
@@ -137,7 +137,7 @@ class _Closure:
         if len(self.files) >= MAX_FILES:
             raise UdockerError(f"{path}: more than {MAX_FILES} files are needed")
         host_path = self._root.resolve(path)
-        facts = elf.read(host_path) if host_path and os.path.isfile(host_path) else None
+        facts = elffacts.scan(host_path) if host_path and os.path.isfile(host_path) else None
         if host_path is None or facts is None:
             what = "is not there" if host_path is None else "is not an ELF file"
             raise UdockerError(f"{path} {what}")
