@@ -70,12 +70,14 @@ class FakechrootEngine(ExternalEngine):
 
     name = "fakechroot"
     mode = "F3"
-    features = frozenset((features.KEEP_ID,))
+    features = frozenset((features.KEEP_ID, features.HOST_LINKS))
     alters = True
 
     def __init__(self, directory: str, mode: str = "") -> None:
         """`directory` is the store's; `mode` one of F1 to F4."""
         super().__init__(directory, mode)
+        if self.mode == "F3":
+            self.features = self.features | {features.HOST_LOADER}
         self._grounds: dict[str, _Ground] = {}
 
     def obstacle(self, host: Host) -> str | None:

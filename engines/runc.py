@@ -53,6 +53,7 @@ class RuncEngine(ExternalEngine):
             *(features.READ_ONLY_ROOT, features.READ_ONLY_BINDS),
             *(features.STATIC_PROGRAMS, features.MUSL),
             *(features.NESTED_BINDS, features.DEVICES, features.OWN_NAMES),
+            features.CHEAP_BINDS,
         )
     )
     options: tuple[str, ...] = ()

@@ -58,7 +58,7 @@ class UsernsEngine:
             *(features.READ_ONLY_BINDS, features.STATIC_PROGRAMS, features.MUSL),
             *(features.PROCESS_NAMESPACE, features.PORTS, features.MANY_IDS),
             *(features.NESTED_BINDS, features.DEVICES, features.OWN_NAMES),
-            features.KEEP_ID,
+            *(features.KEEP_ID, features.CHEAP_BINDS),
         )
     )
 

@@ -204,7 +204,9 @@ class Runner:
         supervised = _is_supervised(engine, request)
         spec = replace(spec, supervised=supervised, joins_as_user=request.joins_as_user)
         image = files_of(container)
-        spec, notes = withgpus.with_gpus(spec, self.host, request, self.settings, image, config)
+        spec, notes = withgpus.with_gpus(
+            spec, engine, self.host, request, self.settings, image, config
+        )
         self.tell(() if joins else notes)
         return spec
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from udocker import console
+from udocker.containers import features
 from udocker.containers.spec import ContainerEdits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.containers.request import RunRequest
-    from udocker.containers.spec import RuntimeSpec
+    from udocker.containers.spec import Engine, RuntimeSpec
     from udocker.host.probe import Host
     from udocker.host.root import Root
     from udocker.nvidia.edits import GpuPlan
@@ -37,6 +38,7 @@ def wants_any(request: RunRequest, settings: Settings) -> bool:
 
 def with_gpus(
     spec: RuntimeSpec,
+    engine: Engine,
     host: Host,
     request: RunRequest,
     settings: Settings,
@@ -84,7 +86,24 @@ def _with_nvidia(
         _show(host, asked, plan, cache)
     if request.gpu is None and not plan.gpus and not asks(asked):
         return spec, ()  # a setting for all images says nothing of those that it does not mean
-    return spec.edited(plan.edits | ContainerEdits(binds=plan.shadows)), plan.notes
+    edits, notes = _fitted(plan, engine, cache, dict(spec.process.env), image)
+    return spec.edited(edits), notes
+
+
+def _fitted(
+    plan: GpuPlan, engine: Engine, cache: str, env: dict[str, str], image: Root
+) -> tuple[ContainerEdits, tuple[str, ...]]:
+    """Return the edits of a plan as the engine shows them best, and all notes."""
+    if features.CHEAP_BINDS in engine.features:
+        return plan.edits | ContainerEdits(binds=plan.shadows), plan.notes
+    from udocker.nvidia import staging
+
+    ways = staging.Ways(
+        links=features.HOST_LINKS in engine.features,
+        loader=features.HOST_LOADER in engine.features,
+    )
+    few = staging.gather(plan.edits, cache, env, image, ways)
+    return few.edits, plan.notes + few.notes
 
 
 def _without(request: RunRequest) -> tuple[str, ...]:

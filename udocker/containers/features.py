@@ -24,6 +24,13 @@ KEEP_ID = "id of the caller"
 STATIC_PROGRAMS = "static programs"
 MUSL = "musl"
 KERNEL_RELEASE = "kernel release"
+CHEAP_BINDS = "cheap binds"
+"""Any number of files of the host may show: the kernel mounts them, and calls cost the same."""
+HOST_LINKS = "links to the host"
+"""A symbolic link with a path of the host leads there also from within the container."""
+HOST_LOADER = "the host's loader"
+"""A program of the host that another one starts is loaded by the host's loader, which does not go
+with the container's C library."""
 
 OPTIONS = {
     OTHER_USER: "--user",
