@@ -12,7 +12,7 @@ import os
 
 from udocker.host import elffacts
 from udocker.host.root import Root
-from udocker.nvidia import filelist, hostlayout, libraries
+from udocker.nvidia import hostlayout, libraries, sources
 from udocker.nvidia.hostlayout import Place
 from udocker.nvidia.installation import Driver, DriverFile, DriverLibrary
 from udocker.nvidia.kernelmodule import is_version
@@ -20,25 +20,12 @@ from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from udocker.host.elffacts import ElfFacts
     from udocker.host.probe import Host
     from udocker.nvidia.kernelmodule import KernelModule
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a source says of the driver's files."""
-
-    source: str
-    """Where the word comes from, as `Driver.source` tells it."""
-    libraries: dict[str, tuple[str, ...]]
-    """Base names of libraries and their categories, as the driver has them."""
-    configurations: dict[str, tuple[str, ...]]
-    links: frozenset[str] = frozenset()
-    places: tuple[Place, ...] = ()
-    """Where to look first."""
+    from udocker.nvidia.sources import Claim
 
 
 @dataclass(frozen=True)
@@ -63,8 +50,8 @@ def find(host: Host, module: KernelModule, key: str, environment: Mapping[str, s
     """Return what of the driver of `module` is on `host`, for a result that `key` names."""
     search = _Search(host, module.version, environment)
     found: list[_Library] = []
-    claim = Claim("names", {}, {})
-    for source in _SOURCES:
+    claim = sources.from_names(host, module.version, ())
+    for source in sources.ALL:
         asked = source(host, module.version, search.shares)
         if asked is None:
             continue
@@ -78,7 +65,7 @@ def find(host: Host, module: KernelModule, key: str, environment: Mapping[str, s
         libraries=of_size[64],
         libraries32=of_size[32],
         vendor_neutral=tuple(search.neutral()),
-        binaries=tuple(search.binaries()),
+        binaries=tuple(search.binaries(claim)),
         files=tuple(search.configurations(claim)),
         sockets=tuple(_sockets(Root(host.root))),
         other_versions=search.other_versions,
@@ -86,6 +73,7 @@ def find(host: Host, module: KernelModule, key: str, environment: Mapping[str, s
         layout=_layout(found),
         flavour=module.flavour,
         doubts=tuple(search.doubts(module)),
+        unreadable=tuple(search.unreadable),
     )
 
 
@@ -103,31 +91,6 @@ def _layout(found: list[_Library]) -> str:
     return "+".join(words)
 
 
-def _from_list(host: Host, version: str, shares: tuple[tuple[str, str], ...]) -> Claim | None:
-    """Return what the driver's own list says; None when there is none, or one of another driver."""
-    for tree, share in shares:
-        try:
-            data = Root(host.root + tree).read(f"{share}/{filelist.NAME}", filelist.MAX_BYTES)
-            known = filelist.parse(data)
-        except (OSError, ValueError):
-            continue  # absent, or not of the form that is known: names tell enough
-        cuda = [name for name in known.libraries if name.startswith("libcuda.so.")]
-        if not cuda or f"libcuda.so.{version}" in cuda:
-            return Claim("filelist", known.libraries, known.configurations, known.links)
-    return None
-
-
-def _from_names(host: Host, version: str, shares: tuple[tuple[str, str], ...]) -> Claim:
-    """Return the claim that names of files say everything."""
-    return Claim("names", {}, {})
-
-
-_SOURCES: tuple[Callable[[Host, str, tuple[tuple[str, str], ...]], Claim | None], ...] = (
-    _from_list,
-    _from_names,
-)
-
-
 class _Search:
     """The directories of a host that may hold the driver `version`, and what lies in them."""
 
@@ -138,6 +101,7 @@ class _Search:
         self._version = version
         self._roots = {tree: Root(host.root + tree) for tree in trees}
         self._binary_places = hostlayout.binary_directories(trees)
+        self.unreadable: dict[str, None] = {}
         self._facts: dict[str, ElfFacts | None] = {}
         self._shelves: dict[str, _Shelf] = {}
         for place in hostlayout.library_places(host, version, trees):
@@ -153,12 +117,15 @@ class _Search:
             if self._roots[""].exists(f"{place.directory}/libcuda.so.{version}"):
                 self._add(place)
 
-    def _add(self, place: Place) -> None:
+    def _add(self, place: Place) -> _Shelf | None:
         root = self._roots[place.tree]
         path = root.resolve(place.directory)
-        if path is not None and path not in self._shelves:
+        if path is None:
+            return None
+        if path not in self._shelves:
             names = tuple(name for name in root.listdir(place.directory) if _is_of_interest(name))
             self._shelves[path] = _Shelf(place, root, path, names)
+        return self._shelves[path]
 
     @property
     def other_versions(self) -> tuple[str, ...]:
@@ -174,10 +141,9 @@ class _Search:
         listed = dict(claim.libraries)
         for other in self.other_versions:  # the list may be newer than the kernel
             listed = {n: words for n, words in listed.items() if not n.endswith(f".{other}")}
-        for place in claim.places:
-            self._add(place)
+        first = filter(None, map(self._add, claim.places))
         seen = set()
-        for shelf in self._shelves.values():
+        for shelf in dict.fromkeys((*first, *self._shelves.values())):
             for plugin_directory, name in self._locked_names(shelf, listed):
                 library = self._library(shelf, plugin_directory, name, claim, listed)
                 known = library and (library.bits, plugin_directory, library.soname)
@@ -215,7 +181,10 @@ class _Search:
         below = "/".join(filter(None, (shelf.place.directory, plugin_directory, name)))
         path = shelf.root.resolve(below)
         facts = self._read(path)
-        if path is None or facts is None or self._is_of_other_version(path):
+        if path is None or self._is_of_other_version(path):
+            return None
+        if facts is None:
+            self._note_unreadable(below, name)
             return None
         plugin = plugin_directory == "gbm"
         soname = name if plugin or not facts.soname or "/" in facts.soname else facts.soname
@@ -223,6 +192,10 @@ class _Search:
         links = () if plugin else _extra_names(base, soname, (*shelf.names, *claim.links))
         capabilities = libraries.library_capabilities(base, listed.get(name, ()))
         return _library_of(path, soname, links, capabilities, plugin_directory, facts)
+
+    def _note_unreadable(self, path: str, name: str) -> None:
+        if name in [f"{base}.so.{self._version}" for base in libraries.CORE]:
+            self.unreadable[path] = None
 
     def _is_of_other_version(self, path: str) -> bool:
         """Tell whether a link with the right version leads to a file of another."""
@@ -262,10 +235,10 @@ class _Search:
                     seen.add((facts.bits, name))
                     yield _library_of(path, name, (), libraries.VENDOR_NEUTRAL[base], "", facts)
 
-    def binaries(self) -> Iterator[DriverFile]:
+    def binaries(self, claim: Claim) -> Iterator[DriverFile]:
         """Yield the driver's programs."""
         for name, capability in libraries.BINARIES.items():
-            path = self._first(f"{tree}:{d}/{name}" for tree, d in self._binary_places)
+            path = self._first(name, claim, self._binary_places)
             if path:
                 yield DriverFile(path, f"/usr/bin/{name}", capability)
 
@@ -278,13 +251,14 @@ class _Search:
                 if capability in known:
                     wanted.setdefault(f"{directory}/{name}", (parent, capability))
         for name, (parent, capability) in wanted.items():
-            path = self._first(f"{tree}:{share}/{name}" for tree, share in self.shares)
+            path = self._first(name, claim, self.shares)
             if path:
                 yield DriverFile(path, f"{parent}/{name}", capability)
 
-    def _first(self, named: Iterator[str]) -> str | None:
-        for text in named:
-            tree, _, path = text.partition(":")
+    def _first(self, name: str, claim: Claim, places: tuple[tuple[str, str], ...]) -> str | None:
+        """Return the first file of that name below `places`, one that is claimed before these."""
+        named = [("", path) for path in claim.files if path.endswith(f"/{name}")]
+        for tree, path in (*named, *((tree, f"{place}/{name}") for tree, place in places)):
             found = self._roots[tree].resolve(path)
             if found and os.path.isfile(found):
                 return found

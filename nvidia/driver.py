@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from udocker.nvidia.kernelmodule import KernelModule
 
 _FORMAT = 2
-_CDI_DIRECTORIES = ("/etc/cdi", "/run/cdi")
 _MAX_SPECIFICATIONS = 64
 
 
@@ -53,7 +52,7 @@ def load(
 
 
 def find(host: Host, environment: Mapping[str, str] | None = None) -> Driver | None:
-    """Return the driver of `host`; None when no kernel module is loaded (`absence` tells why).
+    """Return the driver of `host`; None when none is loaded (`absence.why` says more).
 
     `environment` is the user's: `XDG_DATA_DIRS` names directories of configuration, and those of
     `LD_LIBRARY_PATH` are looked at last, when the driver is nowhere else.
@@ -74,8 +73,9 @@ def _first_usable(
     driver = attempt(module, shares)
     libraries_of_user = environment.get("LD_LIBRARY_PATH", "")
     if driver.obstacle and libraries_of_user:
-        return attempt(module, {**shares, "LD_LIBRARY_PATH": libraries_of_user})
-    return driver
+        driver = attempt(module, {**shares, "LD_LIBRARY_PATH": libraries_of_user})
+    # a Jetson has a module of this name for its displays alone
+    return None if driver.obstacle and hostlayout.foreign_platform(host) else driver
 
 
 def _found(host: Host, module: KernelModule, environment: Mapping[str, str]) -> Driver:
@@ -109,7 +109,7 @@ def _key(host: Host, module: KernelModule, environment: Mapping[str, str]) -> st
 def _specifications(host: Host) -> list[list[int]]:
     """Return the state of every CDI specification: one that is rewritten keeps its directory's."""
     changed = []
-    for directory in map(host.path, _CDI_DIRECTORIES):
+    for directory in map(host.path, hostlayout.CDI_DIRECTORIES):
         try:
             names = sorted(os.listdir(directory))[:_MAX_SPECIFICATIONS]
         except OSError:

@@ -70,7 +70,7 @@ def _plan(
 ) -> GpuPlan:
     wish = wishes.read(request)
     capabilities = wish.capabilities
-    found = usable(driver.load(host, cache_directory), environment)
+    found = usable(host, driver.load(host, cache_directory, environment), environment)
     gpus = selection.select(find_gpus(host), wish.selection, environment)
     nodes, node_notes = find_nodes(host, gpus, capabilities)
     placed = placement.place(found, capabilities, image, host.machine, cache_directory)
@@ -89,19 +89,12 @@ def _plan(
     return GpuPlan(edits, notes, gpus)
 
 
-def usable(found: Driver | None, environment: Mapping[str, str]) -> Driver:
+def usable(host: Host, found: Driver | None, environment: Mapping[str, str]) -> Driver:
     """Return the driver that was found. Raises GpuError when programs cannot use it, or is none."""
     if found is None:
-        in_job = "SLURM_JOB_ID" in environment
-        no_driver = f"gpu: no NVIDIA driver on this node ({os.uname().nodename})"
-        if host.exists("/dev/kfd"):
-            raise GpuError(f"{no_driver}: its GPUs are AMD's", hint="use --rocm in place of --gpu")
-        raise GpuError(
-            f"{no_driver}: kernel module not loaded",
-            hint="this job's node has no GPU: ask for one that has, as sbatch --gres=gpu:1 does"
-            if in_job
-            else "You are on a login node? Try: srun --gres=gpu:1 udocker run …",
-        )
+        from udocker.nvidia import absence
+
+        raise absence.why(host, in_job="SLURM_JOB_ID" in environment)
     if found.obstacle:
         raise GpuError(
             f"gpu: {found.obstacle}",

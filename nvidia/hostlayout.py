@@ -90,6 +90,19 @@ _CACHE_FLAGS = {"x86_64": (0x0303, 0x0003), "aarch64": (0x0A03, 0x0903)}
 """Entries of 64-bit and of 32-bit libraries. Source: glibc sysdeps/generic/ldconfig.h."""
 
 
+CDI_DIRECTORIES = ("/etc/cdi", "/var/run/cdi")
+"""Where specifications lie that count for the whole machine."""
+
+WSL, TEGRA = "wsl", "tegra"
+WSL_LIBRARIES = "/usr/lib/wsl/lib"
+WSL_NODE = "/dev/dxg"
+_SIGNS = {
+    WSL: (WSL_NODE, WSL_LIBRARIES),
+    TEGRA: ("/etc/nv_tegra_release", "/sys/module/nvgpu"),
+}
+"""Files by which a platform is known whose driver is not that of servers and workstations."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A directory that may hold libraries of a driver."""
@@ -100,6 +113,11 @@ class Place:
     """A word for people."""
     tree: str = ""
     """The root of the driver container that it lies in, one of `TREES`."""
+
+
+def foreign_platform(host: Host) -> str:
+    """Return `WSL` or `TEGRA`; empty on every other machine."""
+    return next((name for name, paths in _SIGNS.items() if any(map(host.exists, paths))), "")
 
 
 def trees(host: Host) -> tuple[str, ...]:

@@ -82,6 +82,8 @@ class Driver:
     """`open` or `proprietary`; empty when the kernel module does not say."""
     doubts: tuple[str, ...] = ()
     """Sentences about what does not fit together on this host, though the driver is usable."""
+    unreadable: tuple[str, ...] = ()
+    """Files that have the right name but are no library for programs of 64 or 32 bits."""
 
     @property
     def obstacle(self) -> str | None:
@@ -90,12 +92,20 @@ class Driver:
         missing = [name for name in libraries.CORE if name not in found]
         if not missing:
             return None
+        if self.unreadable:
+            return (
+                f"kernel driver is {self.version} but {self.unreadable[0]} is not a library that"
+                " can be read: it is damaged, or not yet written to its end"
+            )
         if self.other_versions:
             return (
                 f"kernel driver is {self.version} but libcuda on disk is {self.other_versions[-1]}:"
                 " the node was updated without reboot"
             )
-        return f"kernel driver is {self.version} but no {missing[0]}.so.{self.version} is on disk"
+        name = f"{missing[0]}.so.{self.version}"
+        of_32_bits = any(a.soname.startswith(f"{missing[0]}.so") for a in self.libraries32)
+        only = " for programs of 64 bits, only for those of 32" if of_32_bits else ""
+        return f"kernel driver is {self.version} but no {name} is on disk{only}"
 
 
 def glibc_version(name: str) -> tuple[int, ...]:
@@ -123,13 +133,15 @@ def to_json(driver: Driver | None) -> list[Any]:
         driver.other_versions,
         [driver.source, driver.layout, driver.flavour],
         driver.doubts,
+        driver.unreadable,
     ]
 
 
 def from_json(value: Any) -> Driver | None:
     """Return the driver that `to_json` wrote; None for anything else."""
     try:
-        version, key, held, held32, neutral, binaries, files, sockets, others, words, doubts = value
+        version, key, held, held32, neutral, binaries, files, sockets, *rest = value
+        others, words, doubts, unreadable = rest
         source, layout, flavour = words
         return Driver(
             version=version,
@@ -145,6 +157,7 @@ def from_json(value: Any) -> Driver | None:
             layout=layout,
             flavour=flavour,
             doubts=tuple(doubts),
+            unreadable=tuple(unreadable),
         )
     except (TypeError, ValueError):
         return None

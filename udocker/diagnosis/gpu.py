@@ -36,7 +36,7 @@ def findings(host: Host, environment: Mapping[str, str]) -> Iterator[Finding]:
     Device nodes are opened, and NVML is asked in a process of its own: that wakes GPUs. Where no
     driver is loaded there is nothing more to say than that.
     """
-    found = driver.find(host)
+    found = driver.find(host, environment)
     yield _driver(host, found, environment)
     if found is None:
         return
@@ -53,13 +53,11 @@ def findings(host: Host, environment: Mapping[str, str]) -> Iterator[Finding]:
 
 def _driver(host: Host, found: Driver | None, environment: Mapping[str, str]) -> Finding:
     try:
-        known = usable(found, environment)
+        known = usable(host, found, environment)
     except GpuError as error:
-        boards = nvswitch.count_devices(host, nvswitch.VIDEO, nvswitch.COMPUTING)
-        if found is None and boards:
-            text = f"{boards} NVIDIA GPUs on the PCI bus, but no kernel module is loaded"
-            return Finding("driver", FAIL, text, "an administrator: modprobe nvidia")
         return Finding("driver", FAIL, _plain(error), error.hint or "")
+    if known.doubts:
+        return Finding("driver", WARN, f"{known.version}: {'; '.join(known.doubts)}")
     return Finding("driver", OK, f"{known.version}, kernel module and libraries")
 
 
