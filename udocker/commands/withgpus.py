@@ -49,7 +49,7 @@ def with_gpus(
 
     Raises GpuError when they were asked for plainly and cannot be had.
     """
-    spec, notes = _with_nvidia(spec, host, request, settings, image, config)
+    spec, notes = _with_nvidia(spec, engine, host, request, settings, image, config)
     if request.rocm is None:
         return spec, notes
     from udocker.nvidia.rocm import rocm_edits
@@ -60,6 +60,7 @@ def with_gpus(
 
 def _with_nvidia(
     spec: RuntimeSpec,
+    engine: Engine,
     host: Host,
     request: RunRequest,
     settings: Settings,
