@@ -24,21 +24,68 @@ def obstacles(host, **environment):
 def test_a_machine_without_a_driver_has_no_facts(tmp_path):
     facts = gpufacts.gather(Host(str(tmp_path)), {"SLURM_JOB_ID": "7", "HOME": "/"})
     assert (facts.driver, facts.gpus, facts.shares) == (None, (), ())
+    assert "kernel module not loaded" in facts.absence
     assert facts.job == (("SLURM_JOB_ID", "7"),)
 
 
 @pytest.mark.parametrize(
-    ("line", "flavour"),
-    [
-        (f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {V}  Release Build", "open"),
-        (f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {V}  Mon Jan  1", "proprietary"),
-        ("", ""),
-    ],
+    ("version", "text"), [(V, "13.0"), ("470.57.02", "11.4"), ("999.1", "+"), ("340.1", "")]
 )
-def test_the_flavour_is_what_the_module_says(machine, line, flavour):
+def test_the_cuda_version_is_the_drivers(machine, version, text):
     host = machine()
-    drivertree.write(host.root, "proc/driver/nvidia/version", f"{line}\nGCC version: 12\n")
-    assert gpufacts.flavour(host) == flavour
+    drivertree.build_kernel(host.root, version=version)
+    found = gpufacts.gather(host, {}).cuda
+    assert found == text or (text == "+" and found.endswith("+"))
+
+
+SERVICES = {
+    "mps": "tmp/nvidia-mps/control",
+    "imex": "dev/nvidia-caps-imex-channels/channel0",
+    "gds": "dev/nvidia-fs0",
+    "gdrcopy": "dev/gdrdrv",
+    "fabricmanager": "run/nvidia-fabricmanager/socket",
+}
+
+
+def test_what_runs_beside_the_driver_is_told(machine):
+    host = machine()
+    before = dict(gpufacts.gather(host, {}).services)
+    assert before.pop("persistenced") == "runs"
+    assert set(before.values()) == {"none", "not used", "not needed"}
+    for path in SERVICES.values():
+        drivertree.write(host.root, path)
+    after = dict(gpufacts.gather(host, {}).services)
+    assert after["fabricmanager"] == "runs"
+    assert all(after[name] != before[name] for name in SERVICES)
+
+
+def specification(version):
+    library = f"/usr/lib/{drivertree.MACHINE}-linux-gnu/libcuda.so.{version}"
+    mounts = [{"hostPath": library, "containerPath": library}]
+    nodes = {"deviceNodes": [{"path": "/dev/nvidia0"}]}
+    return json.dumps(
+        {
+            "cdiVersion": "0.5.0",
+            "kind": "nvidia.com/gpu",
+            "devices": [{"name": "0", "containerEdits": nodes}],
+            "containerEdits": {"mounts": mounts},
+        }
+    )
+
+
+def test_specifications_are_listed_with_why_they_do_not_count(machine):
+    host = machine()
+    drivertree.write(host.root, "etc/cdi/new.json", specification(V))
+    drivertree.write(host.root, "etc/cdi/broken.json", "{")
+    drivertree.write(host.root, "var/run/cdi/old.json", specification("1.2.3"))
+    facts = gpufacts.gather(host, {})
+    (one,) = facts.specifications
+    assert one.path.endswith("/var/run/cdi/old.json")
+    assert "libcuda.so.1.2.3 is not there" in one.fault
+    assert "broken.json is not used" in facts.faults[0]
+    os.unlink(host.path("/var/run/cdi/old.json"))
+    (one,) = gpufacts.gather(host, {}).specifications
+    assert (one.kind, one.devices, one.fault) == ("nvidia.com/gpu", 1, "")
 
 
 def test_libraries_are_counted_by_capability(machine):
@@ -76,7 +123,8 @@ def test_the_group_lists_its_commands_and_suggests_one():
 def test_a_user_sees_the_node_and_a_program_reads_it(dressed):
     node = dressed(gpus=2)
     shown = node("gpu", "info", deny=[1]).stdout
-    assert f"driver       {V} (open)" in shown
+    assert f"driver       {V} (open), CUDA 13.0" in shown
+    assert "found by     filelist" in shown
     assert "gpus         2, 1 for this job" in shown
     assert "no: /dev/nvidia1 not permitted" in shown
     told = json.loads(node("gpu", "info", "--json", env={"SLURM_JOB_ID": "7"}).stdout)

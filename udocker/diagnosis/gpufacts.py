@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from udocker.errors import GpuError
-from udocker.nvidia import driver, libraries, selection
+from udocker.nvidia import absence, cuda, driver, libraries, nvswitch, selection
+from udocker.nvidia.cdi import driverfiles, registry
 from udocker.nvidia.gpus import find_gpus
 from udocker.values import dataclass
 
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
     from udocker.nvidia.driver import Driver
     from udocker.nvidia.gpus import Gpu
 
-_VERSION = "/proc/driver/nvidia/version"
+MPS_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
 JOB_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
-    "CUDA_MPS_PIPE_DIRECTORY",
+    MPS_VARIABLE,
     "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE",
     "GPU_DEVICE_ORDINAL",
     "NVIDIA_VISIBLE_DEVICES",
@@ -32,6 +33,7 @@ JOB_VARIABLES = (
     "SLURM_SHARDS_ON_NODE",
 )
 """What the batch system and CUDA say of the GPUs of a job. Source: Slurm, gres.html."""
+_CHANNELS = "/dev/nvidia-caps-imex-channels"
 
 
 @dataclass(frozen=True)
@@ -55,38 +57,64 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Specification:
+    """A file of CDI that describes devices of this node."""
+
+    path: str
+    kind: str
+    devices: int
+    fault: str = ""
+    """Why it is not used for the driver's files; empty: it is, or it is not of NVIDIA's GPUs."""
+
+
+@dataclass(frozen=True)
 class Facts:
     """A node, its driver and its GPUs as this job sees them."""
 
     node: str
     driver: Driver | None
-    flavour: str
-    """Of the kernel module: `open`, `proprietary`, or empty when it does not say."""
+    absence: str
+    """Why there is no driver; empty: there is one."""
+    cuda: str
+    """The CUDA version that the driver brings, `13.0`; of one newer than known `13.2+`."""
     gpus: tuple[GpuFact, ...]
     job: tuple[tuple[str, str], ...]
     """The variables of `JOB_VARIABLES` that are set, unchanged."""
     shares: tuple[Share, ...]
+    services: tuple[tuple[str, str], ...]
+    """Names of services and special hardware, and the state of each in words."""
+    specifications: tuple[Specification, ...]
+    faults: tuple[str, ...] = ()
+    """What of CDI's files cannot be used at all."""
 
 
 def gather(host: Host, environment: Mapping[str, str]) -> Facts:
     """Return the facts of `host` as the job with this `environment` sees them."""
-    found = driver.find(host)
+    found = driver.find(host, environment)
+    known = registry.scan(registry.directories(host, environment))
     return Facts(
         node=os.uname().nodename,
         driver=found,
-        flavour=flavour(host),
+        absence="" if found else _absence(host),
+        cuda=_cuda(found.version) if found else "",
         gpus=tuple(_gpus(host, environment)),
         job=tuple((name, environment[name]) for name in JOB_VARIABLES if name in environment),
         shares=tuple(_shares(found)) if found else (),
+        services=tuple(_services(host, environment)),
+        specifications=tuple(_specifications(host, known, found)),
+        faults=known.faults,
     )
 
 
-def flavour(host: Host) -> str:
-    """Return which kernel module is loaded. Source: nv-procfs.c, `NV_VERSION` of either."""
-    line = host.text(_VERSION).partition("\n")[0]
-    if "Open Kernel Module" in line:
-        return "open"
-    return "proprietary" if "Kernel Module" in line else ""
+def _absence(host: Host) -> str:
+    return absence.why(host, in_job=False).message[len("gpu: ") :]
+
+
+def _cuda(version: str) -> str:
+    found = cuda.version_of(version)
+    if found is None:
+        return ""
+    return f"{found[0]}.{found[1]}" + "+" * cuda.is_newer_than_known(version)
 
 
 def _gpus(host: Host, environment: Mapping[str, str]) -> Iterator[GpuFact]:
@@ -111,7 +139,10 @@ def _obstacle(host: Host, gpu: Gpu, environment: Mapping[str, str]) -> str:
 
 def _shares(found: Driver) -> Iterator[Share]:
     for capability in libraries.CAPABILITIES:
-        paths = [a.path for a in found.libraries if capability in a.capabilities]
+        if capability == libraries.COMPAT32:
+            paths = [library.path for library in found.libraries32]
+        else:
+            paths = [a.path for a in found.libraries if capability in a.capabilities]
         if paths:
             yield Share(capability, len(paths), sum(map(_size, paths)))
 
@@ -121,3 +152,44 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return 0
+
+
+def _services(host: Host, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield what runs beside the driver, or is missing although the hardware wants it."""
+    awake = host.exists("/run/nvidia-persistenced/socket")
+    yield "persistenced", "runs" if awake else "does not run: GPUs may sleep between programs"
+    directory = environment.get(MPS_VARIABLE) or "/tmp/nvidia-mps"
+    yield "mps", f"listens in {directory}" if host.exists(f"{directory}/control") else "not used"
+    switches = nvswitch.count_devices(host, nvswitch.SWITCH)
+    yield "nvswitch", f"{switches} switches" if switches else "none"
+    runs = {True: "runs", False: "does not run", None: "cannot be seen"}
+    managed = runs[nvswitch.manager_runs(host)]
+    yield "fabricmanager", managed if switches or managed == "runs" else "not needed"
+    channels = len(_names(host, _CHANNELS))
+    yield "imex", f"{channels} channels" if channels else "none"
+    storage = [name for name in _names(host, "/dev") if name.startswith("nvidia-fs")]
+    yield "gds", f"{len(storage)} nodes" if storage else "none"
+    yield "gdrcopy", "/dev/gdrdrv" if host.exists("/dev/gdrdrv") else "none"
+
+
+def _names(host: Host, directory: str) -> list[str]:
+    try:
+        return os.listdir(host.path(directory))
+    except OSError:
+        return []
+
+
+def _specifications(
+    host: Host, known: registry.Registry, found: Driver | None
+) -> Iterator[Specification]:
+    specs = {device.spec.path: device.spec for device in known.devices.values()}
+    for path, spec in specs.items():
+        fault = ""
+        if spec.kind == driverfiles.KIND and found:
+            made_for, lost = driverfiles.version_of(spec), driverfiles.missing(host, spec)
+            if lost:
+                fault = f"{lost} is not there"
+            elif made_for != found.version:
+                fault = f"made for driver {made_for or 'unknown'}"
+        count = sum(device.spec.path == path for device in known.devices.values())
+        yield Specification(path, spec.kind, count, fault)

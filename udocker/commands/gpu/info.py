@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from udocker.diagnosis.gpufacts import Facts, GpuFact
+    from udocker.nvidia.driver import Driver
 
 _FORMAT = 1
 
@@ -55,18 +56,32 @@ def _show(facts: Facts) -> None:
 def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "node", facts.node
     yield "driver", _driver(facts)
-    if facts.driver:
-        yield "programs", " ".join(os.path.basename(f.source) for f in facts.driver.binaries) or "–"
-        yield "files", " ".join(f.destination for f in facts.driver.files) or "–"
+    found = facts.driver
+    if found:
+        yield "found by", f"{found.source or 'nothing'}, layout {found.layout or 'unknown'}"
+        yield from (("doubt", doubt) for doubt in found.doubts)
+        yield "programs", _listed([os.path.basename(file.source) for file in found.binaries])
+        yield "files", _listed([file.destination for file in found.files])
     yield "gpus", f"{len(facts.gpus)}, {sum(not f.obstacle for f in facts.gpus)} for this job"
-    yield "job", " ".join(f"{name}={value}" for name, value in facts.job) or "–"
+    yield "job", _listed([f"{name}={value}" for name, value in facts.job])
+    yield from facts.services if found else ()
+    for one in facts.specifications:
+        fault = f": {one.fault}" if one.fault else ""
+        yield "cdi", f"{one.path} has {one.devices} x {one.kind}{fault}"
+    yield from (("cdi", fault) for fault in facts.faults)
+
+
+def _listed(words: list[str]) -> str:
+    return " ".join(words) or "none"
 
 
 def _driver(facts: Facts) -> str:
-    if facts.driver is None:
-        return "none: the kernel module is not loaded"
-    text = facts.driver.version + (f" ({facts.flavour})" if facts.flavour else "")
-    return f"{text}: {facts.driver.obstacle}" if facts.driver.obstacle else text
+    found = facts.driver
+    if found is None:
+        return f"none: {facts.absence}"
+    text = found.version + (f" ({found.flavour})" if found.flavour else "")
+    text += f", CUDA {facts.cuda}" if facts.cuda else ""
+    return f"{text}: {found.obstacle}" if found.obstacle else text
 
 
 def _row(fact: GpuFact) -> tuple[str, ...]:
@@ -76,25 +91,38 @@ def _row(fact: GpuFact) -> tuple[str, ...]:
 
 
 def _document(facts: Facts) -> dict[str, Any]:
-    found = facts.driver
     return {
         "format": _FORMAT,
         "node": facts.node,
-        "driver": found
-        and {
-            "version": found.version,
-            "flavour": facts.flavour,
-            "obstacle": found.obstacle or "",
-            "libraries": [
-                {"capability": s.capability, "count": s.count, "size_bytes": s.size_bytes}
-                for s in facts.shares
-            ],
-            "programs": [f.source for f in found.binaries],
-            "files": [f.source for f in found.files],
-            "sockets": [f.source for f in found.sockets],
-        },
+        "absence": facts.absence,
+        "driver": facts.driver and _driver_document(facts.driver, facts),
         "gpus": [_gpu(fact) for fact in facts.gpus],
         "job": dict(facts.job),
+        "services": dict(facts.services),
+        "cdi": [
+            {"path": s.path, "kind": s.kind, "devices": s.devices, "fault": s.fault}
+            for s in facts.specifications
+        ],
+        "cdi_faults": facts.faults,
+    }
+
+
+def _driver_document(found: Driver, facts: Facts) -> dict[str, Any]:
+    return {
+        "version": found.version,
+        "flavour": found.flavour,
+        "cuda": facts.cuda,
+        "source": found.source,
+        "layout": found.layout,
+        "obstacle": found.obstacle or "",
+        "doubts": found.doubts,
+        "libraries": [
+            {"capability": s.capability, "count": s.count, "size_bytes": s.size_bytes}
+            for s in facts.shares
+        ],
+        "programs": [file.source for file in found.binaries],
+        "files": [file.source for file in found.files],
+        "sockets": [file.source for file in found.sockets],
     }
 
 
