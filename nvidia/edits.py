@@ -7,7 +7,7 @@ import os
 from udocker.containers.spec import Bind, ContainerEdits, Symlink
 from udocker.errors import GpuError
 from udocker.host import ldcache
-from udocker.nvidia import driver, libraries, placement, requirement, selection, wishes
+from udocker.nvidia import driver, libraries, nvswitch, placement, requirement, selection, wishes
 from udocker.nvidia.gpus import find_gpus
 from udocker.nvidia.nodes import find_nodes
 from udocker.nvidia.wishes import GpuRequest as GpuRequest
@@ -81,6 +81,8 @@ def _plan(
     )
     edits = edits | _library_edits(placed) | _mps_edits(host, capabilities, environment)
     notes = wish.notes + node_notes + placed.notes
+    if libraries.COMPUTE in capabilities:
+        notes += nvswitch.notes(host, len(gpus))
     facts = requirement.facts_of(found.version, len(gpus))
     notes += requirement.unmet(request.program_env, facts, strict=request.strict)
     notes += _override_notes(dict(request.program_env), image)

@@ -50,15 +50,15 @@ def _processes(host: Host) -> list[str]:
         return []
 
 
-def obstacle(host: Host, gpus: int) -> str:
-    """Return why CUDA cannot start on `gpus` GPUs behind NVSwitches; empty: nothing is known.
+def notes(host: Host, gpus: int) -> tuple[str, ...]:
+    """Return a note when CUDA cannot start on `gpus` GPUs behind NVSwitches.
 
     Where the switches belong to another machine than this one (in virtual machines) they do not
-    show here, and neither does their service.
+    show here, and neither does their service. A sound node is asked for two files.
     """
     if not host.exists(_SWITCH_NODE) or manager_runs(host) is not False:
-        return ""
+        return ()
     return (
         f"gpu: {gpus} NVSwitch GPUs but nvidia-fabricmanager is not running:"
-        " CUDA would fail with error 802. Node problem, report it"
+        " CUDA would fail with error 802. Node problem, report it.",
     )

@@ -83,11 +83,11 @@ def _with_nvidia(
     )
     cache = f"{settings.directory}/cache"
     plan = gpu_edits(host, asked, image, cache, settings.environment)
-    if settings.debug:
-        _show(host, asked, plan, cache)
     if request.gpu is None and not plan.gpus and not asks(asked):
         return spec, ()  # a setting for all images says nothing of those that it does not mean
     edits, notes = _fitted(plan, engine, cache, dict(spec.process.env), image)
+    if settings.debug:
+        _show(host, settings, asked, plan, edits)
     return spec.edited(edits), notes
 
 
@@ -118,16 +118,20 @@ def _without(request: RunRequest) -> tuple[str, ...]:
     return (f"{', '.join(idle)} has no effect without --gpu",) if idle else ()
 
 
-def _show(host: Host, asked: GpuRequest, plan: GpuPlan, cache: str) -> None:
+def _show(
+    host: Host, settings: Settings, asked: GpuRequest, plan: GpuPlan, few: ContainerEdits
+) -> None:
     """Say where the driver's files come from, what was decided, and how much it is."""
     from udocker.nvidia import driver
 
-    found = driver.load(host, cache)
-    edits = plan.edits
-    version = found.version if found else "none"
-    console.say(f"udocker: gpu: driver {version}, wish {asked.selection}")
-    console.say(
-        f"udocker: gpu: {len(plan.gpus)} GPUs, {len(edits.device_nodes)} nodes, "
-        f"{len(edits.binds)} binds, {len(plan.shadows)} hidden; "
-        + " ".join(f"{name}={value}" for name, value in edits.env)
-    )
+    found = driver.load(host, f"{settings.directory}/cache", settings.environment)
+    what = "no driver"
+    if found:
+        what = f"driver {found.version} by {found.source}, layout {found.layout}"
+    console.say(f"udocker: gpu: {what}; wanted: {asked.selection}")
+    gpus = ", ".join(gpu.uuid or gpu.pci for gpu in plan.gpus)
+    console.say(f"udocker: gpu: {len(plan.gpus)} GPUs" + f" ({gpus})" * bool(gpus))
+    counts = f"{len(few.device_nodes)} nodes, {len(few.binds)} binds, {len(few.symlinks)} links"
+    console.say(f"udocker: gpu: {counts}, {len(plan.shadows)} files hidden")
+    for name, value in few.env:
+        console.say(f"udocker: gpu: {name}={value}")

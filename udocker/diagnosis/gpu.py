@@ -177,10 +177,9 @@ def _nvml(found: Driver, gpus: tuple[Gpu, ...]) -> Finding:
 def _fabric(host: Host, gpus: tuple[Gpu, ...]) -> Finding:
     """Source: NVIDIA Fabric Manager user guide: CUDA fails with 802 before it has set them up."""
     switches = nvswitch.count_devices(host, nvswitch.SWITCH)
-    why = nvswitch.obstacle(host, len(gpus))
-    if why:
+    for note in nvswitch.notes(host, len(gpus)):
         fix = "an administrator: systemctl start nvidia-fabricmanager"
-        return Finding("fabricmanager", FAIL, why[len("gpu: ") :], fix)
+        return Finding("fabricmanager", FAIL, note[len("gpu: ") :], fix)
     if not switches:
         return Finding("fabricmanager", OK, "no NVSwitch, none is needed")
     running = nvswitch.manager_runs(host)
