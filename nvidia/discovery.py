@@ -34,8 +34,11 @@ class _Shelf:
 
     place: Place
     root: Root
-    host_path: str
+    directory: str
+    """Absolute path in `root`."""
     names: tuple[str, ...]
+    plugin_directory: str = ""
+    """The name of the directory when it is one of plug-ins."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class _Search:
             return None
         if path not in self._shelves:
             names = tuple(name for name in root.listdir(place.directory) if _is_of_interest(name))
-            self._shelves[path] = _Shelf(place, root, path, names)
+            self._shelves[path] = _Shelf(place, root, place.directory, names)
         return self._shelves[path]
 
     @property
@@ -144,24 +147,37 @@ class _Search:
         first = filter(None, map(self._add, claim.places))
         seen = set()
         for shelf in dict.fromkeys((*first, *self._shelves.values())):
-            for plugin_directory, name in self._locked_names(shelf, listed):
-                library = self._library(shelf, plugin_directory, name, claim, listed)
-                known = library and (library.bits, plugin_directory, library.soname)
-                if library is not None and known not in seen:
-                    seen.add(known)
-                    yield _Library(library, shelf.place)
+            for part in (shelf, *_plugins(shelf)):
+                for library in self._on_shelf(part, claim, listed):
+                    known = (library.bits, library.plugin_directory, library.soname)
+                    if known not in seen:
+                        seen.add(known)
+                        yield _Library(library, shelf.place)
 
-    def _locked_names(
-        self, shelf: _Shelf, listed: dict[str, tuple[str, ...]]
-    ) -> Iterator[tuple[str, str]]:
-        """Yield (plug-in directory, name) of files that are the driver's by their name."""
+    def _on_shelf(
+        self, shelf: _Shelf, claim: Claim, listed: dict[str, tuple[str, ...]]
+    ) -> Iterator[DriverLibrary]:
+        names = frozenset(shelf.names) | claim.links
         for name in shelf.names:
-            if name in libraries.PLUGIN_DIRECTORIES:
-                for plugin in shelf.root.listdir(f"{shelf.place.directory}/{name}"):
-                    if self._is_locked(plugin, listed):
-                        yield name, plugin
-            elif self._is_locked(name, listed):
-                yield "", name
+            if not self._is_locked(name, listed):
+                continue
+            path = shelf.root.resolve(f"{shelf.directory}/{name}")
+            if path is None or self._is_of_other_version(path):
+                continue
+            facts = self._read(path)
+            if facts is None:
+                self._note_unreadable(shelf, name)
+                continue
+            base = name.partition(".so")[0]
+            plugin = shelf.plugin_directory == "gbm"
+            soname = name if plugin or not facts.soname or "/" in facts.soname else facts.soname
+            extra = () if plugin else _extra_names(base, soname, names)
+            capabilities = libraries.library_capabilities(base, listed.get(name, ()))
+            yield _library_of(path, facts, soname, extra, capabilities, shelf.plugin_directory)
+
+    def _note_unreadable(self, shelf: _Shelf, name: str) -> None:
+        if name in [f"{base}.so.{self._version}" for base in libraries.CORE]:
+            self.unreadable[f"{shelf.directory}/{name}"] = None
 
     def _is_locked(self, name: str, listed: dict[str, tuple[str, ...]]) -> bool:
         base, dot_so, _ = name.partition(".so")
@@ -169,33 +185,6 @@ class _Search:
             return False
         versioned = name.endswith(f".so.{self._version}")
         return versioned or name in listed or base in libraries.UNVERSIONED
-
-    def _library(
-        self,
-        shelf: _Shelf,
-        plugin_directory: str,
-        name: str,
-        claim: Claim,
-        listed: dict[str, tuple[str, ...]],
-    ) -> DriverLibrary | None:
-        below = "/".join(filter(None, (shelf.place.directory, plugin_directory, name)))
-        path = shelf.root.resolve(below)
-        facts = self._read(path)
-        if path is None or self._is_of_other_version(path):
-            return None
-        if facts is None:
-            self._note_unreadable(below, name)
-            return None
-        plugin = plugin_directory == "gbm"
-        soname = name if plugin or not facts.soname or "/" in facts.soname else facts.soname
-        base = name.partition(".so")[0]
-        links = () if plugin else _extra_names(base, soname, (*shelf.names, *claim.links))
-        capabilities = libraries.library_capabilities(base, listed.get(name, ()))
-        return _library_of(path, soname, links, capabilities, plugin_directory, facts)
-
-    def _note_unreadable(self, path: str, name: str) -> None:
-        if name in [f"{base}.so.{self._version}" for base in libraries.CORE]:
-            self.unreadable[path] = None
 
     def _is_of_other_version(self, path: str) -> bool:
         """Tell whether a link with the right version leads to a file of another."""
@@ -227,13 +216,13 @@ class _Search:
                 base, _, suffix = name.partition(".so.")
                 if base not in libraries.VENDOR_NEUTRAL or not suffix:
                     continue
-                path = shelf.root.resolve(f"{shelf.place.directory}/{name}")
+                path = shelf.root.resolve(f"{shelf.directory}/{name}")
                 facts = self._read(path)
                 if path is None or facts is None or facts.soname != name:
                     continue  # the file behind the link: programs ask for the link's name
                 if (facts.bits, name) not in seen:
                     seen.add((facts.bits, name))
-                    yield _library_of(path, name, (), libraries.VENDOR_NEUTRAL[base], "", facts)
+                    yield _library_of(path, facts, name, (), libraries.VENDOR_NEUTRAL[base])
 
     def binaries(self, claim: Claim) -> Iterator[DriverFile]:
         """Yield the driver's programs."""
@@ -272,12 +261,12 @@ class _Search:
                 f" says {module.other_version}: taking {module.version}"
             )
         for shelf in self._shelves.values():
-            path = shelf.root.resolve(f"{shelf.place.directory}/libcuda.so.1")
+            path = shelf.root.resolve(f"{shelf.directory}/libcuda.so.1")
             if path and f"libcuda.so.{module.version}" in shelf.names:
                 version = os.path.basename(path).partition(".so.")[2]
                 if is_version(version) and version != module.version:
                     yield (
-                        f"{shelf.place.directory}/libcuda.so.1 leads to version {version}, not to"
+                        f"{shelf.directory}/libcuda.so.1 leads to version {version}, not to"
                         f" that of the kernel driver, {module.version}: programs on the host fail,"
                         " those in containers get the right one"
                     )
@@ -287,13 +276,20 @@ def _is_of_interest(name: str) -> bool:
     return ".so" in name or name in ("nvidia", *libraries.PLUGIN_DIRECTORIES)
 
 
+def _plugins(shelf: _Shelf) -> Iterator[_Shelf]:
+    for name in libraries.PLUGIN_DIRECTORIES:
+        if name in shelf.names:
+            directory = f"{shelf.directory}/{name}"
+            yield _Shelf(shelf.place, shelf.root, directory, shelf.root.listdir(directory), name)
+
+
 def _library_of(
     path: str,
+    facts: ElfFacts,
     soname: str,
     extra_names: tuple[str, ...],
     capabilities: tuple[str, ...],
-    plugin_directory: str,
-    facts: ElfFacts,
+    plugin_directory: str = "",
 ) -> DriverLibrary:
     strong = (
         (file, tuple(n for n, weak in names if not weak)) for file, names in facts.version_needs
@@ -312,7 +308,7 @@ def _library_of(
     )
 
 
-def _extra_names(base: str, soname: str, names: tuple[str, ...]) -> tuple[str, ...]:
+def _extra_names(base: str, soname: str, names: frozenset[str]) -> tuple[str, ...]:
     link = f"{base}.so"
     wanted = link != soname and (link in names or base in libraries.DEVELOPMENT_LINKS)
     further = libraries.FURTHER_NAMES.get(base, ())

@@ -33,7 +33,7 @@ def read(host: Host) -> KernelModule | None:
     """
     line = host.text(PROC).partition("\n")[0]
     words = line.split() if line.startswith(_PROC_LINE) else []
-    told = [_first_version(host.text(SYS).split()), _first_version(words)]
+    told = [_first_version(host.text(SYS).partition("\n")[0].split()), _first_version(words)]
     known = [version for version in told if version]
     if not known:
         return None

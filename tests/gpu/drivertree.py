@@ -19,6 +19,26 @@ LAYOUTS = {
     "deb": (f"usr/lib/{MACHINE}-linux-gnu", "usr/bin", "usr/share"),
     "rhel": ("usr/lib64", "usr/bin", "usr/share"),
     "usrlocal": ("usr/local/nvidia/lib64", "usr/local/nvidia/bin", "usr/local/nvidia/share"),
+    "alternatives": (
+        f"usr/lib/{MACHINE}-linux-gnu/nvidia/current",
+        "usr/lib/nvidia/current",
+        "usr/share",
+    ),
+    "arch": ("usr/lib", "usr/bin", "usr/share"),
+    "numbered": (f"usr/lib/nvidia-{VERSION.partition('.')[0]}", "usr/bin", "usr/share"),
+    "notebook": ("usr/lib64-nvidia", "opt/bin", "usr/share"),
+    "nix": ("run/opengl-driver/lib", "run/current-system/sw/bin", "run/opengl-driver/share"),
+    "kubernetes": (
+        "home/kubernetes/bin/nvidia/lib64",
+        "home/kubernetes/bin/nvidia/bin",
+        "home/kubernetes/bin/nvidia",
+    ),
+    "opt": ("opt/nvidia/current/lib64", "opt/nvidia/current/bin", "opt/nvidia/current/share"),
+    "container": (
+        f"run/nvidia/driver/usr/lib/{MACHINE}-linux-gnu",
+        "run/nvidia/driver/usr/bin",
+        "run/nvidia/driver/usr/share",
+    ),
 }
 
 # File of the version V -> (suffix of the SONAME or None: the file's own name, has a link `.so`,
@@ -45,11 +65,14 @@ VERSIONED = {
     "libnvidia-opticalflow": ("1", False, ("video",)),
     "libnvidia-pkcs11": (None, False, ("cuda",)),
     "libnvidia-pkcs11-openssl3": (None, False, ("cuda",)),
+    "libnvidia-present": (None, False, ("vulkan",)),
     "libnvidia-ptxjitcompiler": ("1", True, ("cuda",)),
     "libnvidia-rtcore": (None, False, ("optix", "vulkan")),
     "libnvidia-sandboxutils": ("1", True, ("nvsandboxutils",)),
+    "libnvidia-tileiras": (None, False, ("cuda",)),
     "libnvidia-tls": (None, False, ("egl", "glx")),
     "libnvidia-vksc-core": ("1", False, ("vulkansc",)),
+    "libnvidia-vulkan-producer": (None, True, ("vulkan",)),
     "libnvidia-wayland-client": (None, False, ("nvsettings",)),
     "libnvoptix": ("1", False, ("optix",)),
     "libEGL_nvidia": ("0", False, ("egl",)),
@@ -63,10 +86,24 @@ UNVERSIONED = {
     "libnvidia-nvvm70.so.4": "libnvidia-nvvm70.so.4",
     "libnvidia-egl-gbm.so.1.1.3": "libnvidia-egl-gbm.so.1",
     "libnvidia-egl-wayland.so.1.1.20": "libnvidia-egl-wayland.so.1",
+    "libnvidia-egl-wayland2.so.1.0.1": "libnvidia-egl-wayland2.so.1",
+    "libnvidia-egl-xcb.so.1.0.3": "libnvidia-egl-xcb.so.1",
+    "libnvidia-egl-xlib.so.1.0.3": "libnvidia-egl-xlib.so.1",
+}
+NEUTRAL = {
     "libGL.so.1.7.0": "libGL.so.1",
+    "libEGL.so.1.1.0": "libEGL.so.1",
+    "libGLX.so.0.0.0": "libGLX.so.0",
+    "libGLdispatch.so.0.0.0": "libGLdispatch.so.0",
+    "libOpenGL.so.0.0.0": "libOpenGL.so.0",
+    "libGLESv1_CM.so.1.2.0": "libGLESv1_CM.so.1",
+    "libGLESv2.so.2.1.0": "libGLESv2.so.2",
     "libOpenCL.so.1.0.0": "libOpenCL.so.1",
 }
+"""Dispatchers: the distribution's, in the package of no driver."""
 PROGRAMS = (
+    "nvidia-imex",
+    "nvidia-imex-ctl",
     "nvidia-debugdump",
     "nvidia-persistenced",
     "nvidia-cuda-mps-control",
@@ -79,6 +116,9 @@ CONFIGS = (
     "vulkan/implicit_layer.d/nvidia_layers.json",
     "glvnd/egl_vendor.d/10_nvidia.json",
     "egl/egl_external_platform.d/15_nvidia_gbm.json",
+    "egl/egl_external_platform.d/10_nvidia_wayland.json",
+    "egl/egl_external_platform.d/20_nvidia_xcb.json",
+    "egl/egl_external_platform.d/20_nvidia_xlib.json",
 )
 CONTROL_NODES = {"nvidiactl": "195:255", "nvidia-modeset": "195:254"}
 CONTROL_NODES.update({"nvidia-uvm": "511:0", "nvidia-uvm-tools": "511:1"})
@@ -197,7 +237,7 @@ def _build_libraries(root, directory, version):
             link(root, os.path.join(where, soname), file)
         if has_link:
             link(root, os.path.join(where, f"{base}.so"), soname)
-    for file, soname in UNVERSIONED.items():
+    for file, soname in {**UNVERSIONED, **NEUTRAL}.items():
         write(root, f"{directory}/{file}", stub_library(soname))
         if file != soname:
             link(root, f"{directory}/{soname}", file)
@@ -209,7 +249,20 @@ def _file_list(version):
         {"name": f"{os.path.basename(path)}.so.{version}", "type": "LIB", "category": list(words)}
         for path, (_, _, words) in VERSIONED.items()
     ]
-    entries += [{"name": name, "type": "BINARY", "category": ["nvml"]} for name in PROGRAMS]
+    # the real list has names again and again, once for each category
+    entries += [dict(entry, category=[word]) for entry in entries for word in entry["category"]]
+    for path, (suffix, has_link, words) in VERSIONED.items():
+        base = os.path.basename(path)
+        links = [f"{base}.so.{suffix}"] * bool(suffix) + [f"{base}.so"] * has_link
+        entries += [{"name": n, "type": "SYMLINK", "category": list(words)} for n in links]
+    for kind, names, category in (
+        ("BINARY", PROGRAMS, "nvml"),
+        ("JSON", [os.path.basename(name) for name in CONFIGS], "vulkan"),
+        ("ICD", ["nvidia.icd"], "opencl"),
+        ("FIRMWARE", ["gsp_ga10x.bin"], "firmware"),
+        ("MODPROBE", ["nvidia-modprobe.conf"], "modprobe"),
+    ):
+        entries += [{"name": name, "type": kind, "category": [category]} for name in names]
     return json.dumps(entries, indent=1)
 
 
