@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+from collections import namedtuple
 
 import pytest
 
-from gpu import drivertree
+from gpu import drivertree, hostimage
 from udocker.host.probe import Host
 from udocker.host.root import Root
 
@@ -101,3 +103,21 @@ def linked(tmp_path_factory):
             return file.read()
 
     return make
+
+
+TORCH = "UDOCKER_TEST_TORCH"
+"""Names a directory in which `pip install --target` has put a PyTorch for this Python, of 200 MB
+and more: only then it is tried."""
+Programs = namedtuple("Programs", "image_words directory python")
+"""An image of this machine's Python, as words for `udocker import`; the programs to run in it, in
+a directory that every user can read; and the interpreter's path."""
+
+
+@pytest.fixture(scope="session")
+def programs(public_directory):
+    """This machine's Python as an image, and what lies in `inside/` to run in it."""
+    directory = os.path.join(public_directory, "inside")
+    shutil.copytree(os.path.join(os.path.dirname(FAKENODE), "inside"), directory)
+    beside = os.environ.get(TORCH, "")
+    words = hostimage.build(os.path.join(public_directory, "python.tar"), beside)
+    return Programs(words, directory, hostimage.python())
