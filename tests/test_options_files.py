@@ -150,9 +150,21 @@ def test_a_device_has_a_place_and_rights_which_are_the_callers():
     assert len(made.notes) == 1 and "/dev/full" in made.notes[0]
     made = request("--device=nvidia.com/gpu=0", "--device", "nvidia.com/gpu=1")
     assert (made.devices, made.gpu) == ((), "0,1")
+    assert made.cdi_devices == ("nvidia.com/gpu=0", "nvidia.com/gpu=1")
 
 
-@pytest.mark.parametrize("text", ["/dev/a:/dev/b:rw:x", "sda", "/dev/a:b", "amd.com/gpu=0"])
+def test_a_device_of_any_vendor_has_a_qualified_name():
+    made = request("--device=amd.com/gpu=0", "--device=/dev/null", "--cdi-dir=/a", "--cdi-dir=b")
+    assert (made.cdi_devices, made.gpu) == (("amd.com/gpu=0",), None)
+    assert made.devices == (DeviceNode("/dev/null", "/dev/null"),)
+    assert made.cdi_directories == ("/a", os.path.abspath("b"))
+    assert not made.cdi_ignore_hooks
+    assert request("--device=a.b/c=d", "--cdi-ignore-hooks").cdi_ignore_hooks
+
+
+@pytest.mark.parametrize(
+    "text", ["/dev/a:/dev/b:rw:x", "sda", "/dev/a:b", "amd.com/gpu=", "1.x/gpu=0"]
+)
 def test_a_device_that_makes_no_sense_is_refused(text):
     with pytest.raises(UsageError):
         request("--device", text)

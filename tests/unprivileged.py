@@ -23,7 +23,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 UIDS = range(61000, 61184)
 """Ids that no distribution hands out. Source: systemd, docs/UIDS-GIDS.md."""
 SYSTEM_PYTHON = "/usr/bin/python3"
-IMPORTS = "import click, requests, elftools, psutil, pynvml, tqdm, zstandard, cryptography"
+IMPORTS = "import click, requests, elftools, psutil, pynvml, tqdm, zstandard, cryptography, yaml"
 ROOM_BYTES = 1 << 30
 
 

@@ -14,7 +14,7 @@ from udocker.values import dataclass
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.host.probe import Host
-    from udocker.nvidia.cdi.spec import Mount, Spec
+    from udocker.nvidia.cdi.spec import Edits, Mount, Spec
 
 KIND = "nvidia.com/gpu"
 _LIBCUDA = "libcuda.so."
@@ -38,7 +38,7 @@ def find(host: Host, version: str, cache_directory: str | None = None) -> Driver
         found = reading.load(path, cache_directory).spec
         if found is None or found.kind != KIND:
             continue
-        if missing(host, found) is None and version_of(found) == version:
+        if missing(host, found.edits) is None and version_of(found) == version:
             return _sorted(host, found)
     return None
 
@@ -52,10 +52,15 @@ def identity(host: Host) -> list[list[int]]:
     return [_changed(path) for path in (*watched, *_paths(host))]
 
 
-def missing(host: Host, spec: Spec) -> str | None:
-    """Return the first host path of the specification's common edits that is not on the host."""
-    paths = [mount.host_path for mount in spec.edits.mounts if mount.type != "tmpfs"]
-    paths += [node.host_path for node in spec.edits.nodes]
+def loaded_version(host: Host) -> str:
+    """Return the version of the kernel module; empty when none tells."""
+    return host.text("/sys/module/nvidia/version").strip()
+
+
+def missing(host: Host, edits: Edits) -> str | None:
+    """Return the first host path of nodes and mounts that is not on the host."""
+    paths = [mount.host_path for mount in edits.mounts if mount.type != "tmpfs"]
+    paths += [node.host_path for node in edits.nodes]
     return next((path for path in paths if not os.path.exists(host.path(path))), None)
 
 

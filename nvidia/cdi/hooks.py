@@ -103,20 +103,15 @@ class _Made:
 
     def result(self) -> Result:
         """Return the edits that have come together."""
-        edits = ContainerEdits(
-            binds=tuple(self._file(path, data) for path, data in self.files.items()),
-            symlinks=tuple(filter(None, map(self._symlink, self.links))),
-        )
-        if self.folders or self.soname_folders or self.compat_for:
-            found = loading.plan(
-                self.around,
-                tuple(self.folders),
-                tuple(self.soname_folders),
-                {link.path: link.target for link in edits.symlinks},
-                self.compat_for,
-            )
-            edits |= found.edits
-            self.notes += found.notes
+        binds = tuple(self._file(path, data) for path, data in self.files.items())
+        found = loading.libraries(self.around, self.soname_folders)
+        for library in found:  # programs and other links lead to them
+            self.links.setdefault(library.link, os.path.basename(library.path))
+        links = tuple(filter(None, map(self._symlink, self.links)))
+        folders = tuple(self.folders)
+        if folders:
+            binds += (loading.cache_bind(self.around, folders, found, links),)
+        edits = ContainerEdits(binds=binds, symlinks=links, library_dirs=folders)
         return Result(edits, tuple(self.notes))
 
     def _file(self, path: str, data: bytes) -> Bind:

@@ -9,57 +9,101 @@ from __future__ import annotations
 import os
 
 from udocker import fastjson
-from udocker.containers.spec import Bind, ContainerEdits, Symlink
+from udocker.containers.spec import Bind
+from udocker.errors import StoreError
 from udocker.host import ldcache
 from udocker.nvidia import cache
-from udocker.nvidia.cdi.surroundings import Result, Surroundings
+from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
+
+    from udocker.containers.spec import Symlink
+    from udocker.nvidia.cdi.surroundings import Surroundings
 
 _FORMAT = 1
 _MOST_NAMES = 4096
 _I386_FLAGS = 0x0003
 
 
-def plan(
+@dataclass(frozen=True)
+class Library:
+    """A library that a mount shows, and which loaders take."""
+
+    path: str
+    """In the container."""
+    soname: str
+    """The name that programs open: its SONAME, or the file's own."""
+    flags: int
+    """As in an ld.so.cache."""
+
+    @property
+    def link(self) -> str:
+        """The path of the link with its SONAME, beside it."""
+        return f"{os.path.dirname(self.path)}/{self.soname}"
+
+
+def libraries(around: Surroundings, folders: Iterable[str]) -> tuple[Library, ...]:
+    """Return the libraries that mounts show directly in `folders`, in the order of these.
+
+    Remembered: where nothing has changed since the last time no library is read.
+    """
+    wanted = tuple(dict.fromkeys(folders))
+    mounted = _mounted(around, wanted)
+    identities = [[path, source, _identity(source)] for path, source in mounted.items()]
+    name = f"cdi-{cache.digest([_FORMAT, around.host.machine, identities])}.libraries"
+    kept = cache.load(around.cache_directory, name)
+    if not _is_answer(kept):
+        kept = _read(mounted, around.host.machine)
+        try:
+            cache.save(around.cache_directory, name, fastjson.dumps(kept).encode())
+        except StoreError:
+            pass  # only the next start is slower
+    found = [Library(*entry) for entry in kept]
+    return tuple(
+        library for folder in wanted for library in found if os.path.dirname(library.path) == folder
+    )
+
+
+def cache_bind(
     around: Surroundings,
     folders: tuple[str, ...],
-    soname_folders: tuple[str, ...],
-    links: Mapping[str, str],
-    compat_for: str,
-) -> Result:
-    """Return the cache of `folders` and the links of `soname_folders`, beside those in `links`.
+    found: tuple[Library, ...],
+    links: tuple[Symlink, ...],
+) -> Bind:
+    """Return the bind of an ld.so.cache that has what is in `folders` before all that it had.
 
-    Where nothing has changed since the last time no library is read. `compat_for` is the version
-    of the driver, when the image's newer CUDA library may be taken in its place.
+    Raises StoreError when it cannot be written.
     """
-    mounted = _mounted(around, dict.fromkeys((*folders, *soname_folders)))
     known = _known_cache(around)
-    machine = around.host.machine
-    first, notes = _compat(around, compat_for)
-    name = "cdi-" + cache.digest(
-        [_FORMAT, machine, folders, soname_folders, sorted(links.items()), first],
-        [[path, source, _identity(source)] for path, source in mounted.items()],
-        known,
+    flags = {library.path: library.flags for library in found}
+    all_names = (
+        *((a.soname, a.path, a.flags) for a in found),
+        *(_of_link(link, flags) for link in links),
     )
-    directory = around.cache_directory
-    kept = cache.load(directory, f"{name}.json")
-    cache_file = os.path.join(directory, f"{name}.cache")
-    if not _is_answer(kept) or not os.path.exists(cache_file):
-        kept, entries = _look(mounted, links, folders, soname_folders, machine)
-        entries = [*first, *entries]
+    places: dict[tuple[str, int], str] = {}
+    for called, place, kind in all_names:
+        if kind and os.path.dirname(place) in folders:
+            places.setdefault((called, kind), place)
+    entries = [(called, place, kind) for (called, kind), place in places.items()]
+    name = f"cdi-{cache.digest([_FORMAT, entries], known)}.cache"
+    path = os.path.join(around.cache_directory, name)
+    if not os.path.exists(path):
         merged = _merged([ldcache.Entry(*entry) for entry in entries], known)
-        cache_file = cache.save(directory, f"{name}.cache", merged)
-        cache.save(directory, f"{name}.json", fastjson.dumps(kept).encode())
-    symlinks = tuple(Symlink(path, target) for path, target in kept)
-    binds = (Bind(cache_file, ldcache.PATH, readonly=True),) if folders or first else ()
-    return Result(ContainerEdits(binds=binds, symlinks=symlinks, library_dirs=folders), notes)
+        path = cache.save(around.cache_directory, name, merged)
+    return Bind(path, ldcache.PATH, readonly=True)
 
 
-def _mounted(around: Surroundings, folders: Mapping[str, None]) -> dict[str, str]:
+def _of_link(link: Symlink, flags: Mapping[str, int]) -> tuple[str, str, int]:
+    """Return the entry of a link, without flags where it leads to no library."""
+    target = os.path.normpath(os.path.join(os.path.dirname(link.path), link.target))
+    is_library = _is_library(link.path)
+    return os.path.basename(link.path), link.path, flags.get(target, 0) if is_library else 0
+
+
+def _mounted(around: Surroundings, folders: tuple[str, ...]) -> dict[str, str]:
     """Return the files that lie directly in `folders` by mounts: host paths by container paths."""
     found: dict[str, str] = {}
     for bind in around.binds:
@@ -104,55 +148,20 @@ def _known_cache(around: Surroundings) -> bytes:
         return b""
 
 
-def _look(
-    mounted: Mapping[str, str],
-    links: Mapping[str, str],
-    folders: tuple[str, ...],
-    soname_folders: tuple[str, ...],
-    machine: str,
-) -> tuple[list[tuple[str, str]], list[tuple[str, str, int]]]:
-    """Return links (path, target) and entries (name, path, flags), in the order of `folders`."""
+def _read(mounted: Mapping[str, str], machine: str) -> list[tuple[str, str, int]]:
     from udocker.host import elf
 
-    flags: dict[str, int] = {}
-    sonames: dict[str, str] = {}
+    found = []
     for path, source in mounted.items():
         try:
             facts = elf.read(source)
         except OSError:
             facts = None
-        fits = facts is not None and _flags(facts.bits, facts.machine, machine)
-        if facts is None or not fits:
-            continue
-        flags[path] = fits
-        sonames[path] = facts.soname if facts.soname and "/" not in facts.soname else ""
-    made = {}
-    entries = []
-    for folder in dict.fromkeys((*folders, *soname_folders)):
-        here = [path for path in flags if os.path.dirname(path) == folder]
-        pairs = {sonames[path] or os.path.basename(path): path for path in here}
-        for soname, path in pairs.items():
-            wanted = f"{folder}/{soname}"
-            if wanted not in mounted and wanted not in links and folder in soname_folders:
-                made[wanted] = os.path.basename(path)
-        pairs = {**_link_names(folder, links, flags), **pairs}
-        if folder in folders:
-            entries += [(name, path, flags[_end(path, links)]) for name, path in pairs.items()]
-    return [*made.items()], entries
-
-
-def _link_names(folder: str, links: Mapping[str, str], flags: Mapping[str, int]) -> dict[str, str]:
-    """Return the links in a folder that lead to libraries: their paths by their names."""
-    return {
-        os.path.basename(path): path
-        for path in links
-        if os.path.dirname(path) == folder and _is_library(path) and _end(path, links) in flags
-    }
-
-
-def _end(path: str, links: Mapping[str, str]) -> str:
-    target = links.get(path)
-    return path if target is None else os.path.join(os.path.dirname(path), target)
+        flags = _flags(facts.bits, facts.machine, machine) if facts else 0
+        if facts and flags:
+            plain = facts.soname if facts.soname and "/" not in facts.soname else ""
+            found.append((path, plain or os.path.basename(path), flags))
+    return found
 
 
 def _flags(bits: int, found: str, machine: str) -> int:
@@ -170,15 +179,8 @@ def _merged(first: list[ldcache.Entry], known: bytes) -> bytes:
     return ldcache.serialize(ldcache.LdCache((*first, *of_image.entries), of_image.hwcaps))
 
 
-def _compat(
-    around: Surroundings, version: str
-) -> tuple[tuple[tuple[str, str, int], ...], tuple[str, ...]]:
-    """Return entries for the image's newer CUDA library, where it is to be taken, and notes."""
-    return (), ()
-
-
 def _is_answer(kept: Any) -> bool:
     return isinstance(kept, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(isinstance(a, str) for a in pair)
-        for pair in kept
+        isinstance(entry, list) and [type(value) for value in entry] == [str, str, int]
+        for entry in kept
     )

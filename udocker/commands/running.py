@@ -194,7 +194,7 @@ class Runner:
         *,
         joins: bool = False,
     ) -> RuntimeSpec:
-        """Return what will run, with the GPUs of this node. Changes nothing.
+        """Return what will run, with the GPUs and devices of this node. Changes nothing.
 
         One that `joins` a running program has been told of its GPUs already.
         """
@@ -204,9 +204,10 @@ class Runner:
         supervised = _is_supervised(engine, request)
         spec = replace(spec, supervised=supervised, joins_as_user=request.joins_as_user)
         image = files_of(container)
-        spec, notes = withgpus.with_gpus(
-            spec, engine, self.host, request, self.settings, image, config
-        )
+        give = withgpus.with_gpus
+        if request.cdi_devices:
+            from udocker.commands.withdevices import with_devices as give
+        spec, notes = give(spec, engine, self.host, request, self.settings, image, config)
         self.tell(() if joins else notes)
         return spec
 

@@ -50,6 +50,12 @@ class RunRequest:
     left_out: tuple[str, ...] = ()
     """Paths of the container at which nothing shall show (`--novol`)."""
     devices: tuple[DeviceNode, ...] = ()
+    cdi_devices: tuple[str, ...] = ()
+    """Qualified names, `vendor.com/class=name`; those of NVIDIA's GPUs are in `gpu` too."""
+    cdi_directories: tuple[str, ...] = ()
+    """Host paths of more directories with specifications of devices."""
+    cdi_ignore_hooks: bool = False
+    """Hooks of specifications that are not known are left out."""
     gpu: str | None = None
     """Which GPUs, as `--gpu` takes them; None: the settings decide."""
     gpu_capabilities: str = ""

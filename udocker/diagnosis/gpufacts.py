@@ -186,7 +186,7 @@ def _specifications(
     for path, spec in specs.items():
         fault = ""
         if spec.kind == driverfiles.KIND and found:
-            made_for, lost = driverfiles.version_of(spec), driverfiles.missing(host, spec)
+            made_for, lost = driverfiles.version_of(spec), driverfiles.missing(host, spec.edits)
             if lost:
                 fault = f"{lost} is not there"
             elif made_for != found.version:

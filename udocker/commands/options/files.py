@@ -43,7 +43,7 @@ def wishes(values: Values, environment: Mapping[str, str], notes: list[str]) -> 
     left_out = tuple(_inside(path, "--novol") for path in values.all("novol"))
     last = {found.destination: found for found in shown if found.destination not in left_out}
     notes.extend(_same_named(last.values()))
-    devices, gpu = _devices(values.all("device"), notes)
+    devices, named, gpu = _devices(values.all("device"), notes)
     return {
         "binds": tuple(found for found in last.values() if isinstance(found, Bind)),
         "volumes": tuple(found for found in last.values() if isinstance(found, NamedVolume)),
@@ -55,6 +55,11 @@ def wishes(values: Values, environment: Mapping[str, str], notes: list[str]) -> 
         else 0,
         "readonly": values.flag("read_only"),
         "devices": devices,
+        "cdi_devices": named,
+        "cdi_directories": tuple(
+            host_path(path, "--cdi-dir", environment) for path in values.all("cdi_dir")
+        ),
+        "cdi_ignore_hooks": values.flag("cdi_ignore_hooks"),
         "system_directories": not values.flag("nosysdirs"),
         "direct_rendering": values.flag("dri"),
         **({"gpu": gpu} if gpu else {}),
@@ -204,13 +209,24 @@ def _secret(text: str) -> Bind:
     return Bind(path, _inside(posixpath.join(_SECRETS, place), option), readonly=True)
 
 
-def _devices(given: tuple[str, ...], notes: list[str]) -> tuple[tuple[DeviceNode, ...], str | None]:
-    """Return the device nodes, and what is a selection of GPUs in CDI's words."""
+def _devices(
+    given: tuple[str, ...], notes: list[str]
+) -> tuple[tuple[DeviceNode, ...], tuple[str, ...], str]:
+    """Return the device nodes, the names of devices in CDI's words, and which GPUs these mean."""
+    if not given:
+        return (), (), ""
     from udocker.commands.options.gpu import CDI_KIND
+    from udocker.nvidia.cdi import names
 
-    gpus = [text[len(CDI_KIND) :] for text in given if text.startswith(CDI_KIND)]
-    nodes = [_device(text, notes) for text in given if not text.startswith(CDI_KIND)]
-    return tuple(nodes), ",".join(gpus) or None
+    named = tuple(text for text in given if names.is_qualified(text))
+    for text in named:
+        try:
+            names.parse(text)
+        except ValueError as error:
+            raise UsageError(f"--device {text!r}: {error}") from error
+    nodes = tuple(_device(text, notes) for text in given if text not in named)
+    gpus = ",".join(text[len(CDI_KIND) :] for text in named if text.startswith(CDI_KIND))
+    return nodes, named, gpus
 
 
 def _device(text: str, notes: list[str]) -> DeviceNode:

@@ -118,9 +118,17 @@ FILES = (
     Option(
         ("--device",),
         VALUE,
-        "Show a device node of the host, with the caller's rights to it.",
-        "SRC[:DST]|nvidia.com/gpu=N",
+        "Show a device node of the host, with the caller's rights to it; or what a CDI "
+        "specification of this node describes by that name.",
+        "SRC[:DST]|VENDOR/CLASS=NAME",
     ),
+    Option(
+        ("--cdi-dir", "--cdi-spec-dir"),
+        VALUE,
+        "Look for CDI specifications here too, before /etc/cdi and the others.",
+        "DIR",
+    ),
+    Option(("--cdi-ignore-hooks",), FLAG, "Leave out hooks of CDI specifications not known here."),
     Option(("--secret",), VALUE, "Show a file read-only in /run/secrets.", "FILE|id=NAME,src=FILE"),
     Option(("--dri",), FLAG, "Show the host's libraries of direct rendering."),
     Option(("--nosysdirs",), FLAG, "Show none of the host's /dev, /sys and files of names."),

@@ -1,0 +1,54 @@
+"""The devices that a run asks for by their names in CDI specifications."""
+
+from __future__ import annotations
+
+from udocker.commands import withgpus
+from udocker.commands.options.gpu import CDI_KIND
+from udocker.nvidia.cdi import wish
+from udocker.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udocker.containers.request import RunRequest
+    from udocker.containers.spec import Engine, RuntimeSpec
+    from udocker.host.probe import Host
+    from udocker.host.root import Root
+    from udocker.oci import ImageConfig
+    from udocker.settings import Settings
+
+
+def with_devices(
+    spec: RuntimeSpec,
+    engine: Engine,
+    host: Host,
+    request: RunRequest,
+    settings: Settings,
+    image: Root,
+    config: ImageConfig,
+) -> tuple[RuntimeSpec, tuple[str, ...]]:
+    """Return the spec with the devices and GPUs that are wished, and notes for the user.
+
+    GPUs that a specification provides are not looked for a second time. Raises StartError.
+    """
+    asked = wish.CdiRequest(
+        request.cdi_devices,
+        request.cdi_directories,
+        ignore_hooks=request.cdi_ignore_hooks,
+        own_gpus=_says_more(request),
+    )
+    cache = f"{settings.directory}/cache"
+    chosen = wish.choose(host, asked, cache, settings.environment)
+    named = any(name.startswith(CDI_KIND) for name in request.cdi_devices)
+    if named and not chosen.left_gpus:
+        request = replace(request, gpu="none")
+    spec, notes = withgpus.with_gpus(spec, engine, host, request, settings, image, config)
+    plan = wish.plan(host, chosen, asked, image, cache, spec.edits)
+    spec = replace(spec.edited(plan.edits), tmpfs=spec.tmpfs + plan.tmpfs)
+    return spec, (*chosen.notes, *notes, *plan.notes)
+
+
+def _says_more(request: RunRequest) -> bool:
+    """Tell whether the options say more of GPUs than their names in specifications."""
+    names = [name[len(CDI_KIND) :] for name in request.cdi_devices if name.startswith(CDI_KIND)]
+    other = request.gpu is not None and request.gpu != ",".join(names)
+    return other or bool(request.gpu_capabilities) or request.cuda_compat != "auto"
