@@ -23,25 +23,29 @@ FOLDER = "/opt/vendor/lib"
 HOOK = {"hookName": "createContainer", "path": "/usr/bin/nvidia-cdi-hook"}
 
 
-@pytest.fixture(scope="module")
-def user(account, tmp_path_factory):
-    """A user who has the image `glibc`: busybox, this machine's C library, and `load`."""
-    needs("gcc", "busybox")
-    directory = tmp_path_factory.mktemp("glibc")
-    program = str(directory / "load")
+def add_system(tar, scratch):
+    """Add busybox, this machine's C library, and a program that loads libraries."""
+    program = os.path.join(scratch, "load")
     subprocess.run(["gcc", "-o", program, f"{FAKE}/load.c", "-ldl"], check=True)
     files = {"bin/busybox": shutil.which("busybox"), "bin/load": program}
     machine = Root("")
     for name, path in loader.closure([program], machine).items():
         files[name.lstrip("/")] = machine.resolve(path)
+    for name, path in files.items():
+        tar.add(path, name)
+    link = tarfile.TarInfo("bin/sh")
+    link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+    tar.addfile(link)
+
+
+@pytest.fixture(scope="module")
+def user(account, tmp_path_factory):
+    """A user who has the image `glibc`: busybox, this machine's C library, and `load`."""
+    needs("gcc", "busybox")
     user = Unprivileged(account)
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        for name, path in files.items():
-            tar.add(path, name)
-        link = tarfile.TarInfo("bin/sh")
-        link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-        tar.addfile(link)
+        add_system(tar, str(tmp_path_factory.mktemp("glibc")))
     path = os.path.join(user.home, "glibc.tar")
     with open(path, "wb") as file:
         file.write(archive.getvalue())

@@ -7,6 +7,7 @@ from udocker.commands.group import LazyGroup
 COMMANDS = {
     "info": "Show this node's GPUs and driver, and what this job may use.",
     "doctor": "Check what GPUs need on this node, and say what helps.",
+    "cdi": "Print a CDI specification of this node's GPUs, for podman and others.",
 }
 """Name and help of every command; each is `udocker.commands.gpu.NAME`, imported when it is used."""
 

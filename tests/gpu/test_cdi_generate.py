@@ -1,0 +1,227 @@
+"""`udocker gpu cdi`: specifications that this node's GPUs are described by, read by others too."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+
+import pytest
+from registries import needs
+
+from gpu import drivertree
+from gpu.test_fakenode import FAKENODE, PROJECT
+from udocker.host.root import Root
+from udocker.nvidia import driver
+from udocker.nvidia.cdi import applying, generate, registry, spec, yamlfile
+from udocker.nvidia.gpus import find_gpus
+
+LIBRARIES = f"/usr/lib/{drivertree.MACHINE}-linux-gnu"
+VERSION = drivertree.VERSION
+HOOK = "/usr/bin/nvidia-cdi-hook"
+
+
+@pytest.fixture
+def made(machine):
+    """A function that makes a specification of a machine with two GPUs."""
+
+    def make(layout="deb", **words):
+        host = machine(layout, gpus=2)
+        return generate.document(
+            host, driver.find(host), find_gpus(host), generate.Wish(**words)
+        ), host
+
+    return make
+
+
+def shown(value):
+    return {a["containerPath"]: a["hostPath"] for a in value["containerEdits"]["mounts"]}
+
+
+@pytest.mark.parametrize("layout", ["deb", "rhel", "usrlocal"])
+def test_libraries_show_by_name_where_loaders_of_each_family_look(made, layout):
+    value, host = made(layout)
+    mounts = shown(value)
+    for place in (LIBRARIES, "/usr/lib64"):
+        for name in ("libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1", "libnvidia-nvvm70.so.4"):
+            source = mounts[f"{place}/{name}"]
+            assert os.path.isfile(host.path(source)) and not source.startswith(host.root)
+        assert mounts[f"{place}/vdpau/libvdpau_nvidia.so.1"].endswith(f".so.{VERSION}")
+    assert mounts["/usr/bin/nvidia-smi"].endswith("/bin/nvidia-smi")
+    assert "hooks" not in value["containerEdits"]
+
+
+def test_every_gpu_has_a_number_and_a_uuid_and_all_have_a_name_together(made):
+    value, _ = made()
+    devices = {a["name"]: a["containerEdits"]["deviceNodes"] for a in value["devices"]}
+    assert devices == {
+        "0": [{"path": "/dev/nvidia1"}],
+        drivertree.uuid(1): [{"path": "/dev/nvidia1"}],
+        "1": [{"path": "/dev/nvidia0"}],
+        drivertree.uuid(0): [{"path": "/dev/nvidia0"}],
+        "all": [{"path": "/dev/nvidia1"}, {"path": "/dev/nvidia0"}],
+    }
+    assert [a["path"] for a in value["containerEdits"]["deviceNodes"]] == [
+        *("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
+    ]
+
+
+def test_names_kind_capabilities_and_places_can_be_chosen(made):
+    value, _ = made(
+        kind="site.org/accelerator",
+        by_uuid=False,
+        capabilities=("utility",),
+        library_directories=("/opt/driver",),
+    )
+    assert value["kind"] == "site.org/accelerator"
+    assert [device["name"] for device in value["devices"]] == ["0", "1", "all"]
+    mounts = shown(value)
+    assert "/opt/driver/libnvidia-ml.so.1" in mounts
+    assert not [path for path in mounts if "libcuda" in path or path.startswith("/usr/lib")]
+
+
+def test_a_kind_that_is_none_is_refused(made):
+    with pytest.raises(ValueError, match="does not begin with a letter"):
+        made(kind="1/gpu")
+
+
+def test_rendering_nodes_of_a_gpu_come_with_it(machine):
+    host = machine()
+    for path in ("sys/bus/pci/devices/0000:22:00.0/drm/card7/x", "dev/dri/card7"):
+        drivertree.write(host.root, path)
+    wish = generate.Wish(by_uuid=False)
+    value = generate.document(host, driver.find(host), find_gpus(host), wish)
+    nodes = value["devices"][0]["containerEdits"]["deviceNodes"]
+    assert nodes == [{"path": "/dev/nvidia0"}, {"path": "/dev/dri/card7"}]
+
+
+@pytest.mark.parametrize("hooks", ["", HOOK])
+def test_what_is_made_can_be_applied_again(made, hooks, tmp_path):
+    """With hooks, libraries stay where the host has them, and what we do as hooks finds them."""
+    value, host = made(hooks=hooks)
+    os.makedirs(tmp_path / "cdi")
+    (tmp_path / "cdi" / "nvidia.yaml").write_text(generate.text(value, VERSION, as_json=False))
+    known = registry.scan((str(tmp_path / "cdi"),))
+    assert known.faults == ()
+    plan = applying.plan(
+        host, known.resolve(["nvidia.com/gpu=0"]), Root(str(tmp_path)), str(tmp_path / "cache")
+    )
+    places = {bind.destination for bind in plan.edits.binds}
+    places.update(link.path for link in plan.edits.symlinks)
+    assert {f"{LIBRARIES}/{name}" for name in ("libcuda.so", "libcuda.so.1")} < places
+    assert f"{LIBRARIES}/gbm/nvidia-drm_gbm.so" in places
+    assert ("/etc/ld.so.cache" in places) == bool(hooks)
+
+
+def test_yaml_and_json_say_the_same_and_yaml_says_why(made):
+    value, _ = made()
+    text = generate.text(value, VERSION, as_json=False)
+    assert yamlfile.loads(text.encode()) == value
+    assert json.loads(generate.text(value, VERSION, as_json=True)) == value
+    assert text.startswith(f"# GPUs of this node with driver {VERSION}")
+    assert spec.parse(value).version == "0.5.0"
+
+
+pod = pytest.mark.root
+
+
+@pytest.fixture
+def node(tmp_path):
+    """A function that runs a shell script on this machine dressed as a node of two GPUs."""
+    needs("gcc", "unshare")
+    tree = drivertree.build(str(tmp_path / "tree"), gpus=2)
+    os.makedirs(f"{tree}/etc/cdi")
+    udocker = f"{sys.executable} -m udocker"
+
+    def run(script, options=("--null-nodes",), check=True):
+        words = ["bash", FAKENODE, *options, tree, "bash", "-c", script]
+        environment = {**os.environ, "PYTHONPATH": PROJECT, "U": udocker, "D": str(tmp_path)}
+        environment["UDOCKER_DIR"] = str(tmp_path / "udocker")
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+@pod
+def test_the_command_prints_or_writes_the_nodes_specification(node, tmp_path):
+    node("$U gpu cdi >$D/printed; $U gpu cdi --json >$D/json; $U gpu cdi -o $D/written")
+    printed, of_json, written = (
+        (tmp_path / a).read_bytes() for a in ("printed", "json", "written")
+    )
+    assert printed == written
+    value = yamlfile.loads(printed)
+    assert value == json.loads(of_json)
+    assert [device["name"] for device in value["devices"]] == [
+        *("0", drivertree.uuid(1), "1", drivertree.uuid(0), "all")
+    ]
+
+
+@pod
+def test_what_cannot_be_done_leaves_the_file_as_it_was(node, tmp_path):
+    (tmp_path / "old").write_text("old")
+    words = ["$U gpu cdi -o /dev/null", "$U gpu cdi --vendor=1 -o $D/old"]
+    words += ["$U gpu cdi -o $D/none/x.yaml", "$U gpu cdi --hooks=x", "$U gpu cdi --gpu-caps=x"]
+    for command in words:
+        assert node(command, check=False).returncode != 0
+    assert (tmp_path / "old").read_text() == "old"
+    assert os.path.exists("/dev/null") and not os.path.isfile("/dev/null")
+
+
+@pytest.fixture
+def podman_image(tmp_path):
+    """The archive of an image with this machine's C library, a shell and `load`."""
+    needs("podman", "runc", "busybox", "gcc")
+    from gpu import test_cdi_run
+
+    path = str(tmp_path / "image.tar")
+    with tarfile.open(path, "w") as tar:
+        test_cdi_run.add_system(tar, str(tmp_path))
+    return path
+
+
+PODMAN = """
+mount -t tmpfs tmpfs /mnt
+$U gpu cdi -o /etc/cdi/nvidia.yaml --names=index || exit 9
+podman() {
+    command podman --root /mnt/root --runroot /mnt/run --storage-driver vfs --runtime runc \\
+        --cgroup-manager cgroupfs --events-backend none "$@"
+}
+podman import -q $D/image.tar glibc:test >&2 || exit 8
+limits='--ulimit nofile=256:256 --ulimit nproc=256:256 --network host'
+"""
+
+
+@pod
+def test_podman_gives_a_container_the_gpu_that_our_specification_describes(node, podman_image):
+    """Podman's own reader of CDI, its runtime, and the loader of the image."""
+    script = """
+        podman run --rm $limits --device nvidia.com/gpu=1 glibc:test sh -c '
+            busybox ls /dev | busybox grep nvidia; load libcuda.so.1 libcuda.so libnvidia-ml.so.1
+            echo $NVIDIA_VISIBLE_DEVICES'
+    """
+    done = node(PODMAN + script)
+    assert done.stdout.split() == [
+        *("nvidia-modeset", "nvidia-uvm", "nvidia-uvm-tools", "nvidia0", "nvidiactl"),
+        f"{LIBRARIES}/libcuda.so.1",
+        f"{LIBRARIES}/libcuda.so.1",
+        f"{LIBRARIES}/libnvidia-ml.so.1",
+        "void",
+    ], done.stderr
+
+
+@pod
+def test_podman_knows_the_names_of_our_specification_and_no_others(node, podman_image):
+    script = """
+        for name in 0 1 all; do
+            podman run --rm $limits --device nvidia.com/gpu=$name glibc:test sh -c \\
+                'busybox ls /dev | busybox grep -c "nvidia[0-9]"'
+        done
+        podman run --rm $limits --device nvidia.com/gpu=7 glibc:test true || echo none
+    """
+    done = node(PODMAN + script)
+    assert done.stdout.split() == ["1", "1", "2", "none"], done.stderr
+    assert "unresolvable CDI devices nvidia.com/gpu=7" in done.stderr
