@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from udocker.containers.spec import Bind, ContainerEdits, Symlink
+from udocker.containers.spec import Bind, ContainerEdits, DeviceNode, Symlink
 from udocker.errors import StartError
 from udocker.nvidia import cache
 from udocker.nvidia.cdi import loading
@@ -111,7 +111,12 @@ class _Made:
         folders = tuple(self.folders)
         if folders:
             binds += (loading.cache_bind(self.around, folders, found, links),)
-        edits = ContainerEdits(binds=binds, symlinks=links, library_dirs=folders)
+        edits = ContainerEdits(
+            device_nodes=tuple(filter(None, map(self._node, self.links))),
+            binds=binds,
+            symlinks=links,
+            library_dirs=folders,
+        )
         return Result(edits, tuple(self.notes))
 
     def _file(self, path: str, data: bytes) -> Bind:
@@ -134,11 +139,18 @@ class _Made:
                 self.notes.append(f"cdi: {path} is not made: {above.source} is the host's")
             return None
         target = self._end(path)
-        if not (self._is_mounted(target) or self.around.image.exists(target)):
+        if self._node(path) or not (self._is_mounted(target) or self.around.image.exists(target)):
             return None
         directory = os.path.dirname(path)
         near = os.path.dirname(target) == directory
         return Symlink(path, os.path.basename(target) if near else target)
+
+    def _node(self, path: str) -> DeviceNode | None:
+        """Return the node that a link leads to, as it shows at the link's own path."""
+        target = self.around.shows(self._end(path))
+        if isinstance(target, DeviceNode) and not self.around.shows(path):
+            return DeviceNode(target.source, path)
+        return None
 
     def _end(self, path: str) -> str:
         for _ in range(_MAX_LINKS):

@@ -222,6 +222,19 @@ def test_links_that_lead_in_circles_are_left_out(apply):
     assert apply(cdispecs.minimal(hooks=[hook("create-symlinks", *words)])).edits.symlinks == ()
 
 
+def test_a_link_to_a_node_is_the_node_under_another_name(apply):
+    """So that engines without links have it, too: NVIDIA's generator links /dev/dri/by-path."""
+    words = ["--link", "../card1::/dev/dri/by-path/pci-0000:03:00.0-card"]
+    node = {"path": "/dev/dri/card1", "hostPath": "/dev/zero"}
+    value = cdispecs.minimal(deviceNodes=[node], hooks=[hook("create-symlinks", *words)])
+    edits = apply(value).edits
+    assert edits.symlinks == ()
+    assert edits.device_nodes == (
+        DeviceNode("/dev/zero", "/dev/dri/card1"),
+        DeviceNode("/dev/zero", "/dev/dri/by-path/pci-0000:03:00.0-card"),
+    )
+
+
 def test_chmod_is_told_to_need_root(apply):
     value = cdispecs.minimal(hooks=[hook("chmod", "--mode", "755", "--path", "/dev/dri")])
     assert "chmod needs root" in apply(value).notes[0]
