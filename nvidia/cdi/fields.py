@@ -5,7 +5,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, NoReturn
 
 _LONGEST = 1 << 16
 _HIGHEST = (1 << 32) - 1
@@ -50,15 +50,16 @@ class Fields:
         `may_be_number`: an integer does too, which is how YAML reads the device name 0.
         """
         value = self._take(key)
-        if may_be_number and isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)
-        if value is None and not needed:
-            return ""
         if value is None or value == "":
             if not needed:
                 return ""
             raise ValueError(f"{self.at(key)} is {'missing' if value is None else 'empty'}")
-        return self._checked(value, self.at(key))
+        if may_be_number and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not _is_text(value):
+            self._refuse_text(value, self.at(key))
+        text: str = value
+        return text
 
     def path(self, key: str, *, needed: bool = True) -> str:
         """Return an absolute path."""
@@ -69,10 +70,11 @@ class Fields:
 
     def texts(self, key: str, most: int) -> tuple[str, ...]:
         """Return a list of strings, empty when it is absent."""
-        return tuple(
-            self._checked(value, f"{self.at(key)}[{index}]")
-            for index, value in enumerate(self._list(key, most))
-        )
+        values = self._list(key, most)
+        for index, value in enumerate(values):
+            if not _is_text(value):
+                self._refuse_text(value, f"{self.at(key)}[{index}]")
+        return tuple(values)
 
     def number(self, key: str) -> int | None:
         """Return an integer of 32 bits without sign, None when it is absent."""
@@ -113,8 +115,8 @@ class Fields:
 
     def done(self) -> None:
         """Refuse members that nobody has taken: they are unknown."""
-        left = [str(key) for key in self._left if key not in self._taken]
-        if left:
+        if not self._taken.issuperset(self._left):
+            left = [str(key) for key in self._left if key not in self._taken]
             within = f" in {self.where}" if self.where else ""
             raise ValueError(f"unknown field {left[0][:40]!r}{within}")
 
@@ -133,12 +135,14 @@ class Fields:
         return value
 
     @staticmethod
-    def _checked(value: Any, where: str) -> str:
+    def _refuse_text(value: Any, where: str) -> NoReturn:
         if not isinstance(value, str):
             raise ValueError(f"{where}: a string is wanted, not {_kind(value)}")
-        if "\0" in value or len(value) > _LONGEST:
-            raise ValueError(f"{where}: no such text can be used")
-        return value
+        raise ValueError(f"{where}: no such text can be used")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value and len(value) <= _LONGEST
 
 
 def _number(value: Any, where: str) -> int:

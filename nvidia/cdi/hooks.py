@@ -89,6 +89,8 @@ class _Made:
 
     def __init__(self, around: Surroundings) -> None:
         self.around = around
+        self._shown: dict[str, Bind | DeviceNode] = {a.destination: a for a in around.nodes}
+        self._shown.update((bind.destination, bind) for bind in around.binds)
         self.links: dict[str, str] = {}
         """Targets by the paths of links."""
         self.folders: dict[str, None] = {}
@@ -106,7 +108,8 @@ class _Made:
         binds = tuple(self._file(path, data) for path, data in self.files.items())
         found = loading.libraries(self.around, self.soname_folders)
         for library in found:  # programs and other links lead to them
-            self.links.setdefault(library.link, os.path.basename(library.path))
+            if library.link not in self._shown:
+                self.links.setdefault(library.link, os.path.basename(library.path))
         links = tuple(filter(None, map(self._symlink, self.links)))
         folders = tuple(self.folders)
         if folders:
@@ -131,15 +134,17 @@ class _Made:
 
         Nothing for a link that would be made in a directory of the host, and for one to nothing.
         """
-        if self.around.shows(path):  # a mount is there already
+        if path in self._shown:  # a mount is there already
             return None
-        above = next((b for b in self.around.binds if path.startswith(f"{b.destination}/")), None)
+        above = self._in_mount(path)
         if above is not None:
-            if not os.path.lexists(above.source + path[len(above.destination) :]):
-                self.notes.append(f"cdi: {path} is not made: {above.source} is the host's")
+            if not os.path.lexists(above):
+                self.notes.append(
+                    f"cdi: {path} is not made: {os.path.dirname(above)} is the host's"
+                )
             return None
         target = self._end(path)
-        if self._node(path) or not (self._is_mounted(target) or self.around.image.exists(target)):
+        if self._node(path) or not self._is_there(target):
             return None
         directory = os.path.dirname(path)
         near = os.path.dirname(target) == directory
@@ -147,8 +152,8 @@ class _Made:
 
     def _node(self, path: str) -> DeviceNode | None:
         """Return the node that a link leads to, as it shows at the link's own path."""
-        target = self.around.shows(self._end(path))
-        if isinstance(target, DeviceNode) and not self.around.shows(path):
+        target = self._shown.get(self._end(path))
+        if isinstance(target, DeviceNode) and path not in self._shown:
             return DeviceNode(target.source, path)
         return None
 
@@ -160,14 +165,21 @@ class _Made:
             path = os.path.normpath(os.path.join(os.path.dirname(path), target))
         return path
 
-    def _is_mounted(self, path: str) -> bool:
-        if self.around.shows(path):
+    def _is_there(self, path: str) -> bool:
+        if path in self._shown:
             return True
-        return any(
-            path.startswith(f"{bind.destination}/")
-            and os.path.exists(bind.source + path[len(bind.destination) :])
-            for bind in self.around.binds
-        )
+        mounted = self._in_mount(path)
+        return os.path.exists(mounted) if mounted else self.around.image.exists(path)
+
+    def _in_mount(self, path: str) -> str | None:
+        """Return the host path of what a mounted directory above shows at `path`."""
+        above = path
+        while above:
+            above = above.rpartition("/")[0]
+            bind = self._shown.get(above)
+            if isinstance(bind, Bind):
+                return bind.source + path[len(above) :]
+        return None
 
 
 def _create_symlinks(made: _Made, call: Call) -> None:

@@ -23,11 +23,6 @@ class Surroundings:
     library_cache: str = ""
     """Host path of an ld.so.cache that shows in place of the image's; empty: the image's own."""
 
-    def shows(self, path: str) -> Bind | DeviceNode | None:
-        """Return what is mounted exactly at a path of the container."""
-        shown: tuple[Bind | DeviceNode, ...] = (*self.binds, *self.nodes)
-        return next((a for a in shown if a.destination == path), None)
-
 
 @dataclass(frozen=True)
 class Result:
