@@ -92,11 +92,11 @@ def text(value: dict[str, Any], driver_version: str, *, as_json: bool) -> str:
 
 
 def _devices(host: Host, gpus: tuple[Gpu, ...], wish: Wish) -> Iterator[dict[str, Any]]:
-    every: list[str] = []
+    every: list[dict[str, str]] = []
     for index, gpu in enumerate(gpus):
         if not gpu.accessible:  # of another job: nobody who reads this could open it
             continue
-        nodes = [gpu.node, *_rendering(host, gpu, wish)]
+        nodes = [{"path": gpu.node}, *_rendering(host, gpu, wish)]
         every += nodes
         if wish.by_index:
             yield _device(str(index), nodes)
@@ -106,12 +106,15 @@ def _devices(host: Host, gpus: tuple[Gpu, ...], wish: Wish) -> Iterator[dict[str
         yield _device("all", every)
 
 
-def _device(name: str, nodes: list[str]) -> dict[str, Any]:
-    return {"name": name, "containerEdits": {"deviceNodes": [{"path": path} for path in nodes]}}
+def _device(name: str, nodes: list[dict[str, str]]) -> dict[str, Any]:
+    return {"name": name, "containerEdits": {"deviceNodes": nodes}}
 
 
-def _rendering(host: Host, gpu: Gpu, wish: Wish) -> Iterator[str]:
-    """Yield the nodes by which graphics libraries reach a GPU."""
+def _rendering(host: Host, gpu: Gpu, wish: Wish) -> Iterator[dict[str, str]]:
+    """Yield the nodes by which graphics libraries reach a GPU, by number and by PCI address.
+
+    The latter are links on the host; as nodes they need no hook that makes links.
+    """
     if not {libraries.GRAPHICS, libraries.DISPLAY}.intersection(wish.capabilities):
         return
     try:
@@ -120,7 +123,12 @@ def _rendering(host: Host, gpu: Gpu, wish: Wish) -> Iterator[str]:
         return
     for name in names:
         if name.startswith(("card", "renderD")) and host.exists(f"/dev/dri/{name}"):
-            yield f"/dev/dri/{name}"
+            kind = "card" if name.startswith("card") else "render"
+            yield {"path": f"/dev/dri/{name}"}
+            yield {
+                "path": f"/dev/dri/by-path/pci-{gpu.pci}-{kind}",
+                "hostPath": f"/dev/dri/{name}",
+            }
 
 
 def _common(host: Host, driver: Driver, wish: Wish) -> dict[str, Any]:

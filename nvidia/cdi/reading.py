@@ -49,8 +49,8 @@ def load(path: str, cache_directory: str | None = None) -> SpecFile:
         if isinstance(kept, list) and len(kept) == 1:
             document = kept[0]
         else:
-            document = _document(path, status)
-            _keep(cache_directory, kept_as, document)
+            document, status = _document(path, status)
+            _keep(cache_directory, _kept_name(path, status), document)
         return SpecFile(path, spec.parse(document, path))
     except OSError as error:
         return SpecFile(path, None, error.strerror or str(error))
@@ -72,17 +72,21 @@ def _keep(directory: str | None, name: str, document: Any) -> None:
         return  # only the next start is slower
 
 
-def _document(path: str, status: os.stat_result) -> Any:
-    """Return the JSON value in a file. Raises OSError, and ValueError when it is none."""
+def _document(path: str, status: os.stat_result) -> tuple[Any, os.stat_result]:
+    """Return the JSON value in a file, and the state of the file that was read.
+
+    Raises OSError, and ValueError when it is none.
+    """
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is not a regular file")
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)  # it may have been replaced meanwhile
         data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise ValueError(f"it has more than {_MAX_BYTES >> 20} MiB")
     if path.endswith(".json"):
-        return fastjson.loads(data)
+        return fastjson.loads(data), status
     from udocker.nvidia.cdi import yamlfile
 
-    return yamlfile.loads(data)
+    return yamlfile.loads(data), status

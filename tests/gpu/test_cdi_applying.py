@@ -7,6 +7,8 @@ import os
 import stat
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gpu import cdispecs, drivertree
 from udocker.containers.spec import Bind, DeviceNode, Symlink, Tmpfs
@@ -14,7 +16,9 @@ from udocker.errors import StartError
 from udocker.host import ldcache
 from udocker.host.probe import Host
 from udocker.host.root import Root
-from udocker.nvidia.cdi import applying, driverfiles, registry, wish
+from udocker.nvidia.cdi import applying, driverfiles, registry, spec, wish
+from udocker.nvidia.cdi.hooks import emulate
+from udocker.nvidia.cdi.surroundings import Surroundings
 
 LIBRARIES = f"/usr/lib/{drivertree.MACHINE}-linux-gnu"
 FLAGS = ldcache.FLAGS[drivertree.MACHINE]
@@ -248,6 +252,30 @@ def test_links_with_sonames_alone_leave_the_cache_as_it_is(apply, machine, image
         f"{LIBRARIES}/{name}" for name in ("libcuda.so.1", "libnvidia-ml.so.1")
     }
     assert ldcache.PATH not in {bind.destination for bind in plan.edits.binds}
+
+
+WORDS = st.sampled_from(
+    [
+        *("create-symlinks", "update-ldcache", "enable-cuda-compat", "chmod", "hook", "--link"),
+        *("--folder", "a::/usr/lib/b", "/usr/lib/b::/usr/lib/a", "::", "/", "/../..", "--folder=/"),
+        *("--link=/usr/lib/a::/usr/lib/a", "--host-driver-version", "580.1", "-", "--", "\udc80"),
+    ]
+)
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.lists(WORDS | st.text(max_size=6), max_size=6), max_size=5))
+def test_whatever_hooks_are_told_they_stay_in_the_container(tmp_path, calls):
+    hooks = tuple(("x.json", spec.Hook(HOOK, "/x/nvidia-cdi-hook", ("h", *a))) for a in calls)
+    around = Surroundings(Host(), Root(str(tmp_path)), str(tmp_path / "cache"))
+    made = emulate(hooks, around, ignore_unknown=True)
+    for shown in (*made.edits.binds, *made.edits.device_nodes):
+        assert shown.destination.startswith("/") and shown.destination != "/"
+        assert ".." not in shown.destination.split("/")
+    for link in made.edits.symlinks:
+        assert os.path.normpath(link.path) == link.path != "/"
 
 
 def choose(host, *names, directory="", **words):

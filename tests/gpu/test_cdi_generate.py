@@ -94,7 +94,11 @@ def test_rendering_nodes_of_a_gpu_come_with_it(machine):
     wish = generate.Wish(by_uuid=False)
     value = generate.document(host, driver.find(host), find_gpus(host), wish)
     nodes = value["devices"][0]["containerEdits"]["deviceNodes"]
-    assert nodes == [{"path": "/dev/nvidia0"}, {"path": "/dev/dri/card7"}]
+    assert nodes == [
+        {"path": "/dev/nvidia0"},
+        {"path": "/dev/dri/card7"},
+        {"path": "/dev/dri/by-path/pci-0000:22:00.0-card", "hostPath": "/dev/dri/card7"},
+    ]
 
 
 @pytest.mark.parametrize("hooks", ["", HOOK])
@@ -171,6 +175,31 @@ def test_what_cannot_be_done_leaves_the_file_as_it_was(node, tmp_path):
     assert os.path.exists("/dev/null") and not os.path.isfile("/dev/null")
 
 
+RUN = """
+$U import $D/image.tar glibc:test >&2
+run() { $U run --rm --engine=userns --device nvidia.com/gpu=1 glibc:test sh -c \
+    'busybox ls /dev | busybox grep "nvidia[0-9]"; load libcuda.so.1 libnvidia-ml.so.1'; }
+"""
+
+
+@pod
+@pytest.mark.parametrize(("options", "place"), [("", ".1"), (f"--hooks {HOOK}", f".{VERSION}")])
+def test_udocker_reads_what_it_has_written(node, podman_image, options, place):
+    done = node(RUN + f"$U gpu cdi -o /etc/cdi/nvidia.yaml {options}; run")
+    assert done.stdout.split() == [
+        *("nvidia0", f"{LIBRARIES}/libcuda.so{place}", f"{LIBRARIES}/libnvidia-ml.so{place}")
+    ]
+    assert "note" not in done.stderr
+
+
+@pod
+def test_a_specification_of_another_driver_is_told_and_not_used(node, podman_image):
+    script = "$U gpu cdi | sed s/580.159.04/575.51.03/ >/etc/cdi/nvidia.yaml; run"
+    done = node(RUN + script)
+    assert "libcuda.so.1" in done.stdout and "/run/udocker/gpu" in done.stdout
+    assert "/etc/cdi/nvidia.yaml is of driver 575.51.03, but 580.159.04 is loaded" in done.stderr
+
+
 @pytest.fixture
 def podman_image(tmp_path):
     """The archive of an image with this machine's C library, a shell and `load`."""
@@ -211,6 +240,25 @@ def test_podman_gives_a_container_the_gpu_that_our_specification_describes(node,
         f"{LIBRARIES}/libnvidia-ml.so.1",
         "void",
     ], done.stderr
+
+
+@pod
+def test_podman_calls_the_hooks_of_our_specification(node, podman_image, tmp_path):
+    program = tmp_path / "nvidia-cdi-hook"
+    program.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\ncat >/dev/null\n')
+    program.chmod(0o755)
+    script = """
+        $U gpu cdi -o /etc/cdi/nvidia.yaml --hooks $D/nvidia-cdi-hook
+        podman run --rm $limits --device nvidia.com/gpu=0 glibc:test busybox ls $L
+    """.replace("$L", LIBRARIES)
+    assert f"libcuda.so.{VERSION}" in node(PODMAN + script).stdout.split()
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call.split()[0] for call in calls] == [
+        *("create-symlinks", "enable-cuda-compat", "update-ldcache"),
+        *("disable-device-node-modification", "update-application-profile"),
+    ]
+    assert f"libcuda.so.1::{LIBRARIES}/libcuda.so" in calls[0].split()
+    assert calls[2] == f"update-ldcache --folder {LIBRARIES} --folder {LIBRARIES}/vdpau"
 
 
 @pod

@@ -33,9 +33,10 @@ def add_system(tar, scratch):
         files[name.lstrip("/")] = machine.resolve(path)
     for name, path in files.items():
         tar.add(path, name)
-    link = tarfile.TarInfo("bin/sh")
-    link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-    tar.addfile(link)
+    for name in ("sh", "sleep"):
+        link = tarfile.TarInfo(f"bin/{name}")
+        link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+        tar.addfile(link)
 
 
 @pytest.fixture(scope="module")
@@ -167,12 +168,18 @@ def test_a_hook_that_is_not_known_is_125_unless_it_is_left_out(run, vendor):
     assert done.stdout == "fast\n" and "setup --all is left out" in done.stderr
 
 
-def test_what_shows_of_a_device_is_seen_by_exec_too(user, run, vendor):
-    value = network(vendor)
-    del value["containerEdits"]["mounts"]
-    del value["containerEdits"]["hooks"]
-    script = "echo $NET; test -c /dev/net0 && echo node"
-    assert run(value, "sh", "-c", script, options=["--name=seen"]).stdout == "fast\nnode\n"
+def test_a_container_keeps_its_devices_for_later_starts_and_for_exec(user, vendor):
+    specs = cdispecs.write(f"{user.home}/kept", "net.json", network(vendor))
+    words = [f"--cdi-dir={os.path.dirname(specs)}", "--device=vendor.com/net=x"]
+    user.udocker("create", "--name=kept", *words, "glibc:test", "sleep", "60")
+    assert user.udocker("run", "kept", "sh", "-c", "echo $NET").stdout == "fast\n"
+    user.udocker("start", "kept")
+    try:
+        script = "echo $NET; load libvendor.so.1; test -c /dev/net0 && echo node"
+        seen = user.udocker("exec", "kept", "sh", "-c", script).stdout
+        assert seen == f"fast\n{FOLDER}/libvendor.so.1.2.3\nnode\n"
+    finally:
+        user.udocker("rm", "-f", "kept")
 
 
 def test_images_links_do_not_lead_what_is_mounted_to_the_host(user, vendor):
