@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 _MOST_NAMES = 4096
-_I386_FLAGS = 0x0003
 
 
 @dataclass(frozen=True)
@@ -149,12 +148,12 @@ def _known_cache(around: Surroundings) -> bytes:
 
 
 def _read(mounted: Mapping[str, str], machine: str) -> list[tuple[str, str, int]]:
-    from udocker.host import elf
+    from udocker.host import elffacts
 
     found = []
     for path, source in mounted.items():
         try:
-            facts = elf.read(source)
+            facts = elffacts.scan(source)
         except OSError:
             facts = None
         flags = _flags(facts.bits, facts.machine, machine) if facts else 0
@@ -166,9 +165,9 @@ def _read(mounted: Mapping[str, str], machine: str) -> list[tuple[str, str, int]
 
 def _flags(bits: int, found: str, machine: str) -> int:
     """Return the cache's flags of a library, 0 when no loader of this machine takes it."""
-    if (bits, found) == (64, machine):
-        return ldcache.FLAGS.get(machine, 0)
-    return _I386_FLAGS if machine == "x86_64" and (bits, found) == (32, "i386") else 0
+    if (bits, found) == (64, machine) or (bits, found) == (32, ldcache.COMPAT32.get(machine)):
+        return ldcache.FLAGS.get(found, 0)
+    return 0
 
 
 def _merged(first: list[ldcache.Entry], known: bytes) -> bytes:

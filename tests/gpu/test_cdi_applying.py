@@ -190,7 +190,7 @@ def test_a_second_plan_reads_no_library(apply, machine, image, monkeypatch):
     host, tree = machine(), image()
     value = cdispecs.nvidia(directory=LIBRARIES)
     first = apply(value, "nvidia.com/gpu=0", host=host, image=tree)
-    monkeypatch.setattr("udocker.host.elf.read", None)
+    monkeypatch.setattr("udocker.host.elffacts.scan", None)
     assert apply(value, "nvidia.com/gpu=0", host=host, image=tree).edits == first.edits
 
 
