@@ -52,10 +52,6 @@ class Registry:
             raise self._unknown(missing)
         return tuple(self.devices[name] for name in unique)
 
-    def of_kind(self, kind: str) -> tuple[Found, ...]:
-        """Return all devices of a kind, in the order of files and of devices in them."""
-        return tuple(found for found in self.devices.values() if found.spec.kind == kind)
-
     def _unknown(self, missing: list[str]) -> StartError:
         what = "device" if len(missing) == 1 else "devices"
         known = [*self.devices]

@@ -120,11 +120,10 @@ def _version(value: Any) -> str:
     version = value.get("cdiVersion") if isinstance(value, dict) else None
     if version is None:
         raise ValueError("there is no cdiVersion: not a CDI specification")
-    known = version[1:] if isinstance(version, str) and version.startswith("v") else version
-    if known not in VERSIONS:
+    if version not in VERSIONS:
         text = f"cdiVersion {str(version)[:40]!r} is not known"
         raise ValueError(f"{text} (known: {VERSIONS[0]} to {VERSIONS[-1]})")
-    return str(known)
+    return str(version)
 
 
 def _refuse_twins(devices: tuple[Device, ...]) -> None:

@@ -206,3 +206,18 @@ def test_other_engines_find_the_libraries_as_well(run, vendor, engine):
     del value["devices"][0]["containerEdits"]["deviceNodes"]  # fakechroot has the host's /dev
     done = run(value, "load", "libvendor.so.1", options=[f"--engine={engine}"])
     assert os.path.basename(done.stdout.strip()).startswith("libvendor.so.1"), done.stdout
+
+
+@pytest.mark.parametrize("engine", ["proot", "runc"])
+def test_other_engines_show_nodes_at_their_paths(run, vendor, engine):
+    value = network(vendor)
+    del value["containerEdits"]["mounts"][2]
+    script = "echo $NET; test -c /dev/net0 && busybox head -c 1 /dev/net0 | busybox od -An -tx1"
+    done = run(value, "sh", "-c", script, options=[f"--engine={engine}"])
+    assert done.stdout.split() == ["fast", "00"]
+
+
+def test_a_read_only_root_has_its_devices_as_well(run, vendor):
+    script = f"load libvendor.so.1 && busybox readlink {FOLDER}/libvendor.so; echo >/x || echo ro"
+    done = run(network(vendor), "sh", "-c", script, options=["--read-only"])
+    assert done.stdout.split() == [f"{FOLDER}/libvendor.so.1.2.3", "libvendor.so.1.2.3", "ro"]

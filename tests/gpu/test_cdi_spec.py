@@ -76,6 +76,7 @@ INVALID = [
     (("cdiVersion",), ..., "there is no cdiVersion"),
     (("cdiVersion",), "0.2.0", "cdiVersion '0.2.0' is not known"),
     (("cdiVersion",), "2.0.0", "known: 0.3.0 to"),
+    (("cdiVersion",), "v0.5.0", "cdiVersion 'v0.5.0' is not known"),
     (("cdiVersion",), 1, "cdiVersion '1' is not known"),
     (("cdiVersion",), [], "is not known"),
     (("kind",), ..., "kind is missing"),
