@@ -11,7 +11,7 @@ import tarfile
 import pytest
 from registries import needs
 
-from gpu import drivertree
+from gpu import cdispecs, drivertree, test_cdi_run
 from gpu.test_fakenode import FAKENODE, PROJECT
 from udocker.host.root import Root
 from udocker.nvidia import driver
@@ -193,6 +193,27 @@ def test_udocker_reads_what_it_has_written(node, podman_image, options, place):
 
 
 @pod
+@pytest.mark.parametrize("engine", ["userns", "proot"])
+def test_gpus_and_another_vendors_device_are_found_in_one_cache(
+    node, podman_image, tmp_path, engine
+):
+    vendor = str(tmp_path / "vendor")
+    drivertree.write(vendor, "libvendor.so.1.2.3", drivertree.stub_library("libvendor.so.1"))
+    drivertree.write(vendor, "vendor.conf", "")
+    value = test_cdi_run.network(vendor)
+    del value["containerEdits"]["mounts"][2]
+    cdispecs.write(str(tmp_path / "specs"), "net.json", value)
+    script = f"""
+        $U import $D/image.tar glibc:test >&2
+        $U run --rm --engine={engine} --gpu=0 --cdi-dir=$D/specs --device=vendor.com/net=x \
+            glibc:test load libcuda.so.1 libvendor.so.1
+    """
+    gpu, other = node(script).stdout.split()
+    assert os.path.basename(gpu).startswith("libcuda.so") and gpu.startswith("/run/udocker/gpu")
+    assert other == f"{test_cdi_run.FOLDER}/libvendor.so.1.2.3"
+
+
+@pod
 def test_a_specification_of_another_driver_is_told_and_not_used(node, podman_image):
     script = "$U gpu cdi | sed s/580.159.04/575.51.03/ >/etc/cdi/nvidia.yaml; run"
     done = node(RUN + script)
@@ -204,8 +225,6 @@ def test_a_specification_of_another_driver_is_told_and_not_used(node, podman_ima
 def podman_image(tmp_path):
     """The archive of an image with this machine's C library, a shell and `load`."""
     needs("podman", "runc", "busybox", "gcc")
-    from gpu import test_cdi_run
-
     path = str(tmp_path / "image.tar")
     with tarfile.open(path, "w") as tar:
         test_cdi_run.add_system(tar, str(tmp_path))

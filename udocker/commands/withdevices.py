@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from udocker.commands import withgpus
 from udocker.commands.options.gpu import CDI_KIND
+from udocker.host import ldcache
 from udocker.nvidia.cdi import wish
 from udocker.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.containers.request import RunRequest
-    from udocker.containers.spec import Engine, RuntimeSpec
+    from udocker.containers.spec import ContainerEdits, Engine, RuntimeSpec
     from udocker.host.probe import Host
     from udocker.host.root import Root
     from udocker.oci import ImageConfig
@@ -43,8 +44,16 @@ def with_devices(
         request = replace(request, gpu="none")
     spec, notes = withgpus.with_gpus(spec, engine, host, request, settings, image, config)
     plan = wish.plan(host, chosen, asked, image, cache, spec.edits)
-    spec = replace(spec.edited(plan.edits), tmpfs=spec.tmpfs + plan.tmpfs)
+    spec = replace(_without_older(spec, plan.edits), tmpfs=spec.tmpfs + plan.tmpfs)
     return spec, (*chosen.notes, *notes, *plan.notes)
+
+
+def _without_older(spec: RuntimeSpec, edits: ContainerEdits) -> RuntimeSpec:
+    """Return the spec with `edits`, whose library cache holds what the one before it held."""
+    if any(bind.destination == ldcache.PATH for bind in edits.binds):
+        others = tuple(bind for bind in spec.edits.binds if bind.destination != ldcache.PATH)
+        spec = replace(spec, edits=replace(spec.edits, binds=others))
+    return spec.edited(edits)
 
 
 def _says_more(request: RunRequest) -> bool:
