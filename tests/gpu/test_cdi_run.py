@@ -221,3 +221,21 @@ def test_a_read_only_root_has_its_devices_as_well(run, vendor):
     script = f"load libvendor.so.1 && busybox readlink {FOLDER}/libvendor.so; echo >/x || echo ro"
     done = run(network(vendor), "sh", "-c", script, options=["--read-only"])
     assert done.stdout.split() == [f"{FOLDER}/libvendor.so.1.2.3", "libvendor.so.1.2.3", "ro"]
+
+
+def test_a_second_start_imports_nothing_slow_and_nothing_of_gpus(user, vendor):
+    specs = f"{user.home}/second"
+    cdispecs.write(specs, "net.yaml", yaml.safe_dump(network(vendor)))
+    device = [f"--cdi-dir={specs}", "--device=vendor.com/net=x"]
+
+    def loaded(*options):
+        words = ["run", "--rm", "--dry-run", *options, "glibc:test", "true"]
+        done = user.udocker(*words, env={"PYTHONPROFILEIMPORTTIME": "1"})
+        return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+    assert "yaml" in loaded(*device)
+    more = loaded(*device) - loaded()
+    assert "udocker.nvidia.cdi.hooks" in more
+    slow = {"yaml", "json", "re", "typing", "dataclasses", "pathlib", "subprocess", "elftools"}
+    gpus = {f"udocker.nvidia.{name}" for name in ("driver", "discovery", "edits", "gpus", "wishes")}
+    assert more.intersection(slow | gpus) == set()
