@@ -118,6 +118,15 @@ def test_a_file_that_is_no_file_or_too_large_is_refused(tmp_path):
     assert "more than 2 MiB" in load(tmp_path, "large.yaml", "#" * (3 << 20)).fault
 
 
+def test_without_libyaml_the_same_is_understood_and_refused(monkeypatch):
+    monkeypatch.setattr(yamlfile, "_LOADER", yaml.SafeLoader)
+    value = cdispecs.nvidia(gpus=2)
+    assert yamlfile.loads(yamlfile.dumps(value).encode()) == value
+    for text in ("[" * 3000, "a: 1\na: 2", BOMB, "a: &a [*a]", "a: !mine x", "a: \0"):
+        with pytest.raises(ValueError, match="."):
+            yamlfile.loads(text.encode())
+
+
 def test_aliases_that_stay_small_are_understood():
     assert yamlfile.loads(b"a: &a [x]\nb: *a") == {"a": ["x"], "b": ["x"]}
 
