@@ -102,8 +102,9 @@ class Account:
 
     def _dependencies(self, shared: str) -> list[str]:
         """Return what must be on PYTHONPATH so that udocker's dependencies are found."""
-        installed = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-        for paths in ([], list(dict.fromkeys(installed))):
+        named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        installed = [*named, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+        for paths in ([], list(dict.fromkeys(filter(None, installed)))):
             if self._works(self.python, IMPORTS, paths):
                 return paths
         copy = os.path.join(self.directory, "dependencies")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -113,11 +114,18 @@ Programs = namedtuple("Programs", "image_words directory python")
 a directory that every user can read; and the interpreter's path."""
 
 
+def torch_directory():
+    """Return where PyTorch lies, if it was named or this Python has one; empty: there is none."""
+    found = importlib.util.find_spec("torch")
+    installed = os.path.dirname(os.path.dirname(found.origin)) if found and found.origin else ""
+    return os.environ.get(TORCH, installed)
+
+
 @pytest.fixture(scope="session")
 def programs(public_directory):
     """This machine's Python as an image, and what lies in `inside/` to run in it."""
     directory = os.path.join(public_directory, "inside")
     shutil.copytree(os.path.join(os.path.dirname(FAKENODE), "inside"), directory)
-    beside = os.environ.get(TORCH, "")
-    words = hostimage.build(os.path.join(public_directory, "python.tar"), beside)
+    shutil.copy(importlib.util.find_spec("pynvml").origin, directory)
+    words = hostimage.build(os.path.join(public_directory, "python.tar"), torch_directory())
     return Programs(words, directory, hostimage.python())

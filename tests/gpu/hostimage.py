@@ -24,6 +24,7 @@ GRAPHICAL = ("tkinter", "_tkinter", "turtle")
 OF_GLIBC = ("libdl.so.2", "libm.so.6", "libpthread.so.0", "librt.so.1", "libutil.so.1")
 """Empty where they are not old, but binaries need them by name."""
 OF_THE_DRIVER = ("libcuda.so", "libnvidia-", "libnv")
+OF_PYTORCH = ("torch", "numpy", "nvidia", "triton")
 _HOST = Root("/")
 
 
@@ -35,7 +36,7 @@ def python():
 def build(path, beside=""):
     """Write the image's files into the tar archive `path`; return the words for `udocker import`.
 
-    What the libraries in the directory `beside` need from elsewhere is in it too.
+    What PyTorch, if it is in the directory `beside`, needs from elsewhere is in it too.
     """
     more = list(_libraries(beside)) if beside else []
     programs = [python(), *filter(None, map(_program, PROGRAMS))]
@@ -71,8 +72,9 @@ def _standard_library(directory):
 
 
 def _libraries(directory):
-    for place, _, files in os.walk(directory):
-        yield from (os.path.join(place, name) for name in files if ".so" in name)
+    for package in filter(lambda name: name.startswith(OF_PYTORCH), os.listdir(directory)):
+        for place, _, files in os.walk(os.path.join(directory, package)):
+            yield from (os.path.join(place, name) for name in files if ".so" in name)
 
 
 def _needs(path):

@@ -11,8 +11,8 @@ import zipfile
 
 import pytest
 
-from gpu import hostimage
-from gpu.conftest import TORCH
+from gpu import drivertree, hostimage
+from gpu.conftest import FAKENODE, TORCH
 from gpu.drivertree import MACHINE, VERSION
 
 ENGINES = ("N2", "P1", "F3")
@@ -89,6 +89,31 @@ def test_ucx_finds_cuda_where_the_gpus_are(run, ucx, engine):
     answer = dict(line.split(":", 1) for line in without.stdout.splitlines())
     assert "cuda_cpy" not in answer["components"], without.stderr
     assert "libcuda.so.1: cannot open shared object file" in answer["plug-in"]
+
+
+def test_what_is_tried_on_real_gpus_works_until_something_computes(dressed_suite):
+    wanted = "N2 and (nvidia_ml or drivers_own) or without_gpus or info or doctor or copied"
+    done = dressed_suite("tests/gpu/test_realgpu.py", "-k", wanted)
+    assert " passed" in done.stdout and " failed" not in done.stdout, done.stdout
+    assert " skipped" not in done.stdout, done.stdout
+
+
+@pytest.fixture
+def dressed_suite(tmp_path):
+    """A function that runs tests as on a node with two GPUs."""
+    tree = drivertree.build(str(tmp_path / "tree"), gpus=2)
+
+    def run(*words):
+        pytest_ = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words]
+        return subprocess.run(
+            ["bash", FAKENODE, "--null-nodes", tree, *pytest_],
+            cwd=os.path.dirname(os.path.dirname(os.path.dirname(FAKENODE))),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
 
 
 if os.environ.get(TORCH):  # a test that few can run is not there for the others
