@@ -11,6 +11,7 @@ from gpu import amdtree
 from gpu.amdtree import TOPOLOGY, pci, uuid
 from gpu.conftest import FAKENODE
 from gpu.drivertree import write
+from udocker.diagnosis import gpufacts
 from udocker.errors import GpuError
 from udocker.host.probe import Host
 from udocker.nvidia import amdgpus
@@ -166,6 +167,15 @@ def test_none_is_nothing(plan):
 def test_a_node_that_is_no_amd_gpu_is_not_counted(plan, text):
     made = plan(change=lambda root: write(root, f"{TOPOLOGY}/1/properties", text))
     assert minors(made) == [128]
+
+
+def test_gpu_info_shows_them_too(tmp_path):
+    host = Host(amdtree.build(str(tmp_path), gpus=3))
+    facts = gpufacts.gather(host, {"ROCR_VISIBLE_DEVICES": "2,1", "HIP_VISIBLE_DEVICES": "0"})
+    assert [fact.gpu.uuid for fact in facts.amd if not fact.obstacle] == [uuid(2)]
+    assert facts.amd[0].obstacle == "not among the job's visible devices"
+    assert "its GPUs are AMD's" in facts.absence
+    assert dict(facts.job)["ROCR_VISIBLE_DEVICES"] == "2,1"
 
 
 # What follows is a question of rights, which root does not have to ask.

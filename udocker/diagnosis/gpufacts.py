@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from udocker.errors import GpuError
-from udocker.nvidia import absence, cuda, driver, libraries, nvswitch, selection
+from udocker.nvidia import absence, amdgpus, cuda, driver, libraries, nvswitch, rocm, selection
 from udocker.nvidia.cdi import driverfiles, registry
 from udocker.nvidia.gpus import find_gpus
 from udocker.values import dataclass
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from udocker.host.probe import Host
+    from udocker.nvidia.amdgpus import AmdGpu
     from udocker.nvidia.driver import Driver
     from udocker.nvidia.gpus import Gpu
 
@@ -26,13 +27,15 @@ JOB_VARIABLES = (
     "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE",
     "GPU_DEVICE_ORDINAL",
     "NVIDIA_VISIBLE_DEVICES",
+    rocm.RUNTIME_VARIABLE,
+    rocm.HIP_VARIABLES[0],
     "SLURM_JOB_ID",
     "SLURM_JOB_GPUS",
     "SLURM_STEP_GPUS",
     "SLURM_GPUS_ON_NODE",
     "SLURM_SHARDS_ON_NODE",
 )
-"""What the batch system and CUDA say of the GPUs of a job. Source: Slurm, gres.html."""
+"""What the batch system, CUDA and ROCm say of the GPUs of a job. Source: Slurm, gres.html."""
 _CHANNELS = "/dev/nvidia-caps-imex-channels"
 
 
@@ -43,6 +46,17 @@ class GpuFact:
     index: int
     """Its place in the order of PCI addresses, which is NVML's."""
     gpu: Gpu
+    obstacle: str
+    """Why this job may not use it; empty: it may."""
+
+
+@dataclass(frozen=True)
+class AmdFact:
+    """A GPU of AMD, and whether this job may use it."""
+
+    index: int
+    """Its place in the order of ROCm."""
+    gpu: AmdGpu
     obstacle: str
     """Why this job may not use it; empty: it may."""
 
@@ -86,6 +100,7 @@ class Facts:
     specifications: tuple[Specification, ...]
     faults: tuple[str, ...] = ()
     """What of CDI's files cannot be used at all."""
+    amd: tuple[AmdFact, ...] = ()
 
 
 def gather(host: Host, environment: Mapping[str, str]) -> Facts:
@@ -103,6 +118,7 @@ def gather(host: Host, environment: Mapping[str, str]) -> Facts:
         services=tuple(_services(host, environment)),
         specifications=tuple(_specifications(host, known, found)),
         faults=known.faults,
+        amd=tuple(_amd(host, environment)),
     )
 
 
@@ -135,6 +151,14 @@ def _obstacle(host: Host, gpu: Gpu, environment: Mapping[str, str]) -> str:
         return f"{gpu.node} not permitted"
     visible = environment.get("CUDA_VISIBLE_DEVICES", "")
     return f"not in CUDA_VISIBLE_DEVICES={visible}"
+
+
+def _amd(host: Host, environment: Mapping[str, str]) -> Iterator[AmdFact]:
+    found = amdgpus.find_gpus(host)
+    usable = rocm.of_job(found, environment)
+    for index, gpu in enumerate(found):
+        closed = gpu.closed.text if gpu.closed else "not among the job's visible devices"
+        yield AmdFact(index, gpu, "" if gpu in usable else closed)
 
 
 def _shares(found: Driver) -> Iterator[Share]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from udocker.diagnosis.gpufacts import Facts, GpuFact
+    from udocker.diagnosis.gpufacts import AmdFact, Facts, GpuFact
     from udocker.nvidia.driver import Driver
 
 _FORMAT = 1
@@ -45,6 +45,10 @@ def _show(facts: Facts) -> None:
         console.put("")
         header = ("INDEX", "MINOR", "PCI", "MODEL", "UUID", "THIS JOB")
         console.table(header, (_row(fact) for fact in facts.gpus))
+    if facts.amd:
+        console.put("")
+        header = ("AMD", "NODE", "PCI", "TARGET", "UUID", "THIS JOB")
+        console.table(header, (_amd_row(fact) for fact in facts.amd))
     if facts.shares:
         console.put("")
         rows = (
@@ -90,6 +94,12 @@ def _row(fact: GpuFact) -> tuple[str, ...]:
     return (*words, "no: " + fact.obstacle if fact.obstacle else "yes")
 
 
+def _amd_row(fact: AmdFact) -> tuple[str, ...]:
+    gpu = fact.gpu
+    words = (str(fact.index), os.path.basename(gpu.node), gpu.pci, gpu.target, gpu.uuid)
+    return (*words, "no: " + fact.obstacle if fact.obstacle else "yes")
+
+
 def _document(facts: Facts) -> dict[str, Any]:
     return {
         "format": _FORMAT,
@@ -97,6 +107,7 @@ def _document(facts: Facts) -> dict[str, Any]:
         "absence": facts.absence,
         "driver": facts.driver and _driver_document(facts.driver, facts),
         "gpus": [_gpu(fact) for fact in facts.gpus],
+        "amd": [_amd_gpu(fact) for fact in facts.amd],
         "job": dict(facts.job),
         "services": dict(facts.services),
         "cdi": [
@@ -134,6 +145,19 @@ def _gpu(fact: GpuFact) -> dict[str, Any]:
         "pci": gpu.pci,
         "uuid": gpu.uuid,
         "model": gpu.model,
+        "usable": not fact.obstacle,
+        "obstacle": fact.obstacle,
+    }
+
+
+def _amd_gpu(fact: AmdFact) -> dict[str, Any]:
+    gpu = fact.gpu
+    return {
+        "index": fact.index,
+        "node": gpu.node,
+        "pci": gpu.pci,
+        "uuid": gpu.uuid,
+        "target": gpu.target,
         "usable": not fact.obstacle,
         "obstacle": fact.obstacle,
     }
