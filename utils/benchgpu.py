@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from benchengines import Way
 from benchpeers import FetchedUdocker
-from benchtools import CHECKOUT, Bench, OlderUdocker, Refused
+from benchtools import CHECKOUT, Bench, OlderUdocker, Refused, remove
 
 MODES = ("N2", "N1", "P1", "F3", "runc", "B1")
 STATES = ("warm", "new image", "cold")
@@ -75,7 +75,7 @@ class GpuWay(Way):
         """Make the container, and learn what is remembered by it without and with GPUs."""
         super().prepare()
         self._cache = os.path.join(self.directory, "cache")
-        self._known = set(_files(self._cache))
+        self._known = self._kept()
         self._before = _sizes(self.directory)
         self.start()
         self.start(*GPU)
@@ -86,10 +86,17 @@ class GpuWay(Way):
 
     def forget(self, state: str) -> None:
         """Remove what must not be remembered in that state."""
-        for path in set(_files(self._cache)) - self._known:
-            driver = os.path.basename(path).startswith(REMEMBERED_DRIVER)
+        for name in self._kept() - self._known:
+            driver = name.startswith(REMEMBERED_DRIVER)
             if state == "cold" or (state == "new image" and not driver):
-                os.unlink(path)
+                path = os.path.join(self._cache, name)
+                if os.path.isdir(path):
+                    remove(path)
+                else:
+                    os.unlink(path)
+
+    def _kept(self) -> set[str]:
+        return set(os.listdir(self._cache)) if os.path.isdir(self._cache) else set()
 
     def end(self) -> None:
         """Remove what is remembered: the next engine starts from nothing too."""
