@@ -12,12 +12,14 @@ and with `--gpu` in turns, so that what disturbs one disturbs the other:
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from benchengines import Way
 from benchpeers import FetchedUdocker
@@ -115,16 +117,16 @@ def gpu_tables(
     bench: Bench, older: str | None, modes: Sequence[str] | None, runs: int
 ) -> Iterator[str]:
     """Measure, and yield the lines of the table and what was copied."""
-    heads = " | ".join(f"{state}: min | + median | ratio" for state in STATES)
-    yield f"| engine | start ms: min | median | {heads} | copied |"
-    yield f"|---|---:|---:|{'---:|' * 3 * len(STATES)}---:|"
+    heads = " | ".join(f"{state}: + ms min / median | ratio | + CPU ms" for state in STATES)
+    yield f"| engine | start ms min / median | {heads} | copied |"
+    yield f"|---|---:|{'---:|' * 3 * len(STATES)}---:|"
     for mode in modes or MODES:
         way = GpuWay(bench, mode)
         try:
             way.prepare()
             times = _measured(way, runs)
         except (Refused, OSError) as error:
-            yield f"| {mode} | refused: {error} |{' |' * (3 * len(STATES) + 2)}"
+            yield f"| {mode} | refused: {error} |{' |' * (3 * len(STATES) + 1)}"
             continue
         yield f"| {mode} | {' | '.join([*_cells(times), _copied(way)])} |"
         way.end()
@@ -134,26 +136,33 @@ def gpu_tables(
         yield from _peer_lines(bench, older)
 
 
-def _measured(way: GpuWay, runs: int) -> dict[str, list[tuple[float, float]]]:
-    """Return for each state the seconds of pairs of starts: without GPUs, and with them."""
-    times: dict[str, list[tuple[float, float]]] = {state: [] for state in STATES}
+class Cost(NamedTuple):
+    """What a start took, in seconds: by the clock, and of processors."""
+
+    wall: float
+    cpu: float
+
+
+def _measured(way: GpuWay, runs: int) -> dict[str, list[tuple[Cost, Cost]]]:
+    """Return for each state the costs of pairs of starts: without GPUs, and with them."""
+    costs: dict[str, list[tuple[Cost, Cost]]] = {state: [] for state in STATES}
     for _ in range(runs):
         for state in STATES:
-            without = _seconds(way.start)
+            without = _cost(way.start)
             way.forget(state)
-            times[state].append((without, _seconds(lambda: way.start(*GPU))))
-    return times
+            costs[state].append((without, _cost(lambda: way.start(*GPU))))
+    return costs
 
 
-def _cells(times: dict[str, list[tuple[float, float]]]) -> Iterator[str]:
-    plain = [without for pairs in times.values() for without, _ in pairs]
-    yield _ms(min(plain))
-    yield _ms(statistics.median(plain))
-    for pairs in times.values():
-        least = min(with_gpu for _, with_gpu in pairs) - min(plain)
-        yield f"{1000 * least:+.1f}"
-        yield f"{1000 * statistics.median(b - a for a, b in pairs):+.1f}"
-        yield f"{statistics.median(b / a for a, b in pairs):.2f}"
+def _cells(costs: dict[str, list[tuple[Cost, Cost]]]) -> Iterator[str]:
+    plain = [without.wall for pairs in costs.values() for without, _ in pairs]
+    yield f"{_ms(min(plain))} / {_ms(statistics.median(plain))}"
+    for pairs in costs.values():
+        least = min(with_gpu.wall for _, with_gpu in pairs) - min(plain)
+        usual = statistics.median(b.wall - a.wall for a, b in pairs)
+        yield f"{1000 * least:+.1f} / {1000 * usual:+.1f}"
+        yield f"{statistics.median(b.wall / a.wall for a, b in pairs):.2f}"
+        yield f"{1000 * statistics.median(b.cpu - a.cpu for a, b in pairs):+.1f}"
 
 
 def _copied(way: GpuWay) -> str:
@@ -167,7 +176,7 @@ class OlderGpu(OlderUdocker):
     def dress(self) -> tuple[float, int]:
         """Copy; return the seconds it took and the bytes that the container has more."""
         before = sum(_sizes(self.directory).values())
-        seconds = _seconds(lambda: self._udocker("setup", "--nvidia", "--force", "bench"))
+        seconds = _cost(lambda: self._udocker("setup", "--nvidia", "--force", "bench")).wall
         return seconds, sum(_sizes(self.directory).values()) - before
 
     def again(self) -> None:
@@ -201,10 +210,12 @@ def _peer_lines(bench: Bench, older: str) -> Iterator[str]:
     )
 
 
-def _seconds(action: Callable[[], None]) -> float:
-    began = time.perf_counter()
+def _cost(action: Callable[[], None]) -> Cost:
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     action()
-    return time.perf_counter() - began
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(wall, cpu)
 
 
 def _ms(seconds: float) -> str:
