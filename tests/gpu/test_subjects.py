@@ -13,7 +13,7 @@ import pytest
 
 from gpu import drivertree, hostimage
 from gpu.conftest import FAKENODE, TORCH
-from gpu.drivertree import MACHINE, VERSION
+from gpu.drivertree import VERSION
 
 ENGINES = ("N2", "P1", "F3")
 UCX = "libucx-cu12==1.22.0"
@@ -72,7 +72,6 @@ def ucx(tmp_path_factory, worker_id, public_directory):
     return os.path.join(place, "libucx", "lib")
 
 
-@pytest.mark.skipif(MACHINE != "x86_64", reason="its directories are named for x86_64 here")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_ucx_finds_cuda_where_the_gpus_are(run, ucx, engine):
     binds = (f"--volume={ucx}:/ucx", "--env=LD_LIBRARY_PATH=/ucx")
