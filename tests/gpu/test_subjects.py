@@ -91,7 +91,7 @@ def test_ucx_finds_cuda_where_the_gpus_are(run, ucx, engine):
 
 
 def test_what_is_tried_on_real_gpus_works_until_something_computes(dressed_suite):
-    wanted = "N2 and (nvidia_ml or drivers_own) or without_gpus or info or doctor or copied"
+    wanted = "N2 and (nvidia_ml or drivers_own) or without_gpus or info or doctor or cdi or copied"
     done = dressed_suite("tests/gpu/test_realgpu.py", "-k", wanted)
     assert " passed" in done.stdout and " failed" not in done.stdout, done.stdout
     assert " skipped" not in done.stdout, done.stdout
