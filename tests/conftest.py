@@ -14,6 +14,7 @@ import tempfile
 from collections import namedtuple
 
 import pytest
+from behaviours.systems import shared_layout
 from registries import KIND, DockerRegistry, Layout, digest, needs
 from unprivileged import Account, Unprivileged, remove_tree
 
@@ -89,6 +90,18 @@ def busybox_image(public_directory):
     layout = Layout(image.path)
     layout.add_document(image.reference, _manifest(layout, layers))
     return image
+
+
+@pytest.fixture(scope="session")
+def layouts(tmp_path_factory, worker_id):
+    """Where whole systems lie as OCI layouts; those in $UDOCKER_TEST_SYSTEMS are kept."""
+    kept = os.environ.get("UDOCKER_TEST_SYSTEMS")
+    if kept:
+        yield kept
+        return
+    base = tmp_path_factory.getbasetemp()
+    with shared_layout(str(base if worker_id == "master" else base.parent)) as directory:
+        yield directory
 
 
 @pytest.fixture(scope="session")

@@ -5,14 +5,12 @@ import subprocess
 
 import pytest
 from behaviours.subject import Subject
-from behaviours.systems import NAMES, RELEASES, layout_of, shared_layout
+from behaviours.systems import NAMES, install_libraries, layout_of
 from behaviours.table import BEHAVIOURS, REFUSALS
 from registries import needs
 from unprivileged import Unprivileged
 
 from udocker.containers import features
-from udocker.host.probe import Host
-from udocker.provision.sources import configured
 from udocker.registry.loopback import LoopbackRegistry
 
 MODES = ("N2", "N1", "runc-R1", "crun-R1", "B1", "P1", "F3")
@@ -32,18 +30,6 @@ Maintainer: Nobody <nobody@example.org>
 Description: greets
 """
 pytestmark = [pytest.mark.slow, pytest.mark.root]
-
-
-@pytest.fixture(scope="session")
-def layouts(tmp_path_factory, worker_id):
-    """Where the systems lie as OCI layouts; those in $UDOCKER_TEST_SYSTEMS are kept."""
-    kept = os.environ.get("UDOCKER_TEST_SYSTEMS")
-    if kept:
-        yield kept
-        return
-    base = tmp_path_factory.getbasetemp()
-    with shared_layout(str(base if worker_id == "master" else base.parent)) as directory:
-        yield directory
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +56,6 @@ def make_package(user):
         ["dpkg-deb", "--root-owner-group", "--build", tree], check=True, capture_output=True
     )
     user.own(f"{user.home}/packages")
-
-
-def install_libraries(user):
-    """Install libfakechroot of all releases, from the mirror that this machine has configured."""
-    mirror = configured(Host(), "amd64")[0].uri
-    path = f"{user.home}/releases.sources"
-    with open(path, "w") as file:
-        file.write(f"Types: deb\nURIs: {mirror}\nSuites: {' '.join(RELEASES)}\nComponents: main\n")
-        file.write("Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n")
-    user.udocker("install", f"--sources={path}", "libfakechroot")
 
 
 @pytest.fixture(scope="module", params=ONE_WORKER_EACH)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -11,8 +12,11 @@ import tarfile
 from contextlib import contextmanager
 
 from images import add_image
-from registries import Layout, needs
+from registries import KIND, Layout, digest, needs
 from unprivileged import remove_tree, scratch_directory
+
+from udocker.host.probe import Host
+from udocker.provision.sources import configured
 
 RELEASES = ("bullseye", "bookworm", "trixie")
 NAMES = (*RELEASES, "musl")
@@ -62,12 +66,65 @@ def layout_of(name, directory):
     return path
 
 
+def install_libraries(user):
+    """Install libfakechroot of all releases, from the mirror that this machine has configured."""
+    mirror = configured(Host(), "amd64")[0].uri
+    path = f"{user.home}/releases.sources"
+    with open(path, "w") as file:
+        file.write(f"Types: deb\nURIs: {mirror}\nSuites: {' '.join(RELEASES)}\nComponents: main\n")
+        file.write("Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n")
+    user.udocker("install", f"--sources={path}", "libfakechroot")
+
+
+def derived(layout, directory, name, files, env):
+    """Write an image into the OCI layout `directory`: that of `layout` with `files` over it.
+
+    Files are bytes by path; a str is what a symbolic link says.
+    """
+    made = Layout(directory)
+    manifest = _blob(layout, _document(layout, "index.json")["manifests"][0])
+    config = _blob(layout, manifest["config"])
+    for layer in manifest["layers"]:
+        blob = f"blobs/{layer['digest'].replace(':', '/')}"
+        _link_or_copy(f"{layout}/{blob}", f"{directory}/{blob}")
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for path, content in files.items():
+            link = content if isinstance(content, str) else ""
+            kind = tarfile.SYMTYPE if link else tarfile.REGTYPE
+            _add(tar, path, b"" if link else content, kind=kind, mode=0o755, link=link)
+    over = stream.getvalue()
+    config["rootfs"]["diff_ids"].append(digest(over))
+    config["config"]["Env"] += env
+    manifest["layers"].append(made.blob(over, f"{KIND}.layer.v1.tar"))
+    manifest["config"] = made.blob(json.dumps(config).encode(), f"{KIND}.config.v1+json")
+    made.add_document(name, manifest)
+
+
+def _blob(layout, descriptor):
+    return _document(layout, f"blobs/{descriptor['digest'].replace(':', '/')}")
+
+
+def _document(layout, path):
+    with open(f"{layout}/{path}", "rb") as file:
+        return json.load(file)
+
+
+def _link_or_copy(source, destination):
+    try:
+        os.link(source, destination)
+    except OSError:  # another file system
+        shutil.copyfile(source, destination)
+
+
 def _debian(release, directory):
     """Return debootstrap's minimal system as a tar archive, with a few traps for engines."""
     needs("debootstrap")
     tree = f"{directory}/{release}.tree"
     done = subprocess.run(
-        ["debootstrap", "--variant=minbase", release, tree], capture_output=True, text=True
+        ["debootstrap", "--variant=minbase", "--include=python3", release, tree],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout[-2000:]
     os.makedirs(f"{tree}/srv/real")
