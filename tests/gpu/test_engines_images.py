@@ -170,3 +170,15 @@ def test_another_jobs_gpu_cannot_be_had(node, user, images, mode):
     done = run(node, user, mode, images("bookworm"), "true", options=options, check=False)
     assert done.returncode == 125
     assert uuid(OTHER_JOBS) in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["N2", "N1", "runc", "B1", "P1", "F3"])
+def test_what_a_dry_run_prints_works_when_pasted(node, user, images, mode):
+    name = f"pasted-{mode}".lower()
+    user.udocker("create", f"--name={name}", images("bookworm"))
+    user.udocker("run", f"--engine={mode}", name, "true")
+    words = ("run", f"--engine={mode}", "--gpu=all", "--dry-run", name, "nvidia-smi")
+    printed = node.udocker(user, *words).stdout
+    said = node.run(user, "sh", "-c", printed).stdout
+    assert said.startswith(f"NVIDIA-SMI {drivertree.VERSION} NVML ")
+    user.udocker("rm", name)

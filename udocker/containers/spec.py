@@ -232,7 +232,8 @@ class Launch:
         lines += [_written(path, text) for path, text in self.files]
         for path, target in self.links:  # none is made inside of a directory that stands there
             place = quoted(path)
-            lines.append(f"rmdir {place} 2>/dev/null; ln -sfnT {quoted(target)} {place}")
+            lines.append(f"mkdir -p {quoted(os.path.dirname(path))}; rmdir {place} 2>/dev/null")
+            lines.append(f"ln -sfnT {quoted(target)} {place}")
         lines += [f"cd {quoted(self.cwd)}"] if self.cwd else []
         words = [quoted(f"{name}={value}") for name, value in self.env]
         limits = [f"--{limit.name}={_bounds(limit)}" for limit in self.limits]
