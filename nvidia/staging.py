@@ -17,7 +17,8 @@ from udocker import disk, trees
 from udocker.containers.spec import Bind, ContainerEdits
 from udocker.errors import GpuError, StoreError
 from udocker.host import ldcache
-from udocker.nvidia import cache
+from udocker.nvidia import cache, relocation
+from udocker.nvidia.relocation import DIRECTORY
 from udocker.values import dataclass, replace
 
 TYPE_CHECKING = False
@@ -26,51 +27,11 @@ if TYPE_CHECKING:
 
     from udocker.host.root import Root
 
-DIRECTORY = "/run/udocker/gpu"
-"""Where the directory of links shows in a container."""
 MOST_BINDS = 4
 """Binds that a GPU may cost an engine which compares names with them."""
 _HOST = f"{DIRECTORY}/host"
 _FORMAT = 1
 _TEXT_BYTES = 1 << 16
-_PROGRAMS = ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/bin")
-_CONFIGS = {
-    "/etc/OpenCL/vendors": "etc/OpenCL/vendors",
-    "/etc/vulkan": "share/vulkan",
-    "/usr/share/vulkan": "share/vulkan",
-    "/usr/share/glvnd/egl_vendor.d": "share/glvnd/egl_vendor.d",
-    "/usr/share/egl/egl_external_platform.d": "share/egl/egl_external_platform.d",
-}
-"""Directories of configuration files -> where these lie in the directory of links."""
-_OPENCL = "/etc/OpenCL/vendors"
-_VARIABLES = (
-    ("bin", "PATH", "bin", ""),
-    ("etc/OpenCL/vendors", "OCL_ICD_VENDORS", "etc/OpenCL/vendors", ""),
-    # VK_ADD_DRIVER_FILES is newer than most images, this is as old as Vulkan's loader
-    ("share/vulkan", "XDG_DATA_DIRS", "share", "/usr/local/share:/usr/share"),
-    (
-        *("share/glvnd", "__EGL_VENDOR_LIBRARY_DIRS", "share/glvnd/egl_vendor.d"),
-        "/etc/glvnd/egl_vendor.d:/usr/share/glvnd/egl_vendor.d",
-    ),
-    (
-        *("share/egl", "__EGL_EXTERNAL_PLATFORM_CONFIG_DIRS", "share/egl/egl_external_platform.d"),
-        "/etc/egl/egl_external_platform.d:/usr/share/egl/egl_external_platform.d",
-    ),
-    (
-        *("lib/gbm", "GBM_BACKENDS_PATH", "lib/gbm"),
-        "/usr/lib/{machine}-linux-gnu/gbm:/usr/lib64/gbm",
-    ),
-    ("lib/vdpau", "VDPAU_DRIVER_PATH", "lib/vdpau", ""),
-)
-"""What is staged -> the variable by which it is found, the directory that it names first, and
-those that it means where it is not set.
-
-Source: ocl-icd's and the Khronos loaders' documentation (OpenCL, Vulkan: LoaderDriverInterface,
-"Driver Discovery on Linux"), libglvnd src/EGL/icd_enumeration.md, libnvidia-egl-wayland and
-eglexternalplatform, Mesa docs/envvars.rst, libvdpau's README.
-"""
-_NO_LISTS = ("OCL_ICD_VENDORS", "VDPAU_DRIVER_PATH")
-"""Variables that name one directory."""
 _LOADERS = {
     "x86_64": "/lib64/ld-linux-x86-64.so.2",
     "aarch64": "/lib/ld-linux-aarch64.so.1",
@@ -79,7 +40,7 @@ _LOADERS = {
 _WRAPPER = """#!/bin/sh
 exec {loader} '{path}' "$@"
 """
-_UNREACHABLE = ("/dev", "/proc", "/sys")
+_UNREACHABLE = ("/dev/", "/proc/", "/sys/")
 """The host's own show here in every container without mounts."""
 _OPTIONAL = ("/run/", "/var/run/", "/tmp/", "/proc/", "/sys/", "/usr/share/nvidia/", "/etc/nvidia/")
 """Below these lie what a program can do without: services' sockets, hints."""
@@ -120,7 +81,7 @@ def gather(
     kept = [bind for bind in edits.binds if not stage.takes(bind)]
     links = tuple(link for link in edits.symlinks if not stage.takes_link(link.path, link.target))
     if not stage.sources and not stage.links:
-        return Gathered(replace(edits, binds=tuple(kept)))
+        return Gathered(replace(edits, symlinks=links))
     stage.add_vendors(image)
     if ways.links:
         kept = [bind for bind in kept if not _is_needless(bind)]
@@ -135,7 +96,7 @@ def gather(
         made = stage.made(cache_directory, shown)
     binds = [Bind(made, DIRECTORY, readonly=True)]
     binds += [Bind(path, f"{_HOST}/{number}", readonly=True) for path, number in shown.items()]
-    env = stage.variables({**program_env, **dict(edits.env)})
+    env = relocation.variables(stage.sources, {**program_env, **dict(edits.env)})
     notes = (f"gpu: left out, for this engine has few binds: {', '.join(without)}",)
     return Gathered(
         replace(edits, env=edits.env + env, binds=(*binds, *kept), symlinks=links),
@@ -154,7 +115,7 @@ class _Stage:
 
     def takes(self, bind: Bind) -> bool:
         """Take a bind where it has a place; tell whether it has."""
-        place = _staged(bind.destination) if bind.readonly else None
+        place = relocation.place_of(bind.destination) if bind.readonly else None
         if place is None or os.path.isdir(bind.source):
             return False
         source = bind.source
@@ -162,19 +123,19 @@ class _Stage:
         return True
 
     def takes_link(self, path: str, target: str) -> bool:
-        """Take a symbolic link that lies in the directory; tell whether it does."""
-        if not path.startswith(DIRECTORY + "/"):
-            return False
-        self.links[path[len(DIRECTORY) + 1 :]] = target
-        return True
+        """Take a symbolic link of the directory, or one that is the host's own; tell if it is."""
+        if path.startswith(DIRECTORY + "/"):
+            self.links[path[len(DIRECTORY) + 1 :]] = target
+            return True
+        return path.startswith(_UNREACHABLE)
 
     def add_vendors(self, image: Root) -> None:
         """The image's own OpenCL drivers are found beside the host's."""
-        place = _CONFIGS[_OPENCL]
+        place = relocation.OPENCL[1:]
         if any(path.startswith(place + "/") for path in self.sources):
-            for name in image.listdir(_OPENCL):
+            for name in image.listdir(relocation.OPENCL):
                 if f"{place}/{name}" not in self.sources:
-                    self.links[f"{place}/{name}"] = f"{_OPENCL}/{name}"
+                    self.links[f"{place}/{name}"] = f"{relocation.OPENCL}/{name}"
 
     def directories(self) -> list[str]:
         """Return the host's directories that must show, the most important ones first."""
@@ -192,18 +153,6 @@ class _Stage:
             if os.path.dirname(source) in directories and not _is_text(place, source)
         ]
         return tuple(self.sources.pop(place) for place in lost)
-
-    def variables(self, given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-        """Return the variables by which what is staged is found, before what is `given`."""
-        machine = os.uname().machine
-        found = []
-        for needed, name, directory, usual in _VARIABLES:
-            if any(place.startswith(needed + "/") for place in self.sources):
-                rest = given.get(name) or usual.format(machine=machine)
-                own = f"{DIRECTORY}/{directory}"
-                more = rest and name not in _NO_LISTS and rest != own
-                found.append((name, f"{own}:{rest}" if more else own))
-        return tuple(found)
 
     def made(self, cache_directory: str, shown: Mapping[str, int], *, wrapped: bool = False) -> str:
         """Return the host path of the directory of links, which is there and whole.
@@ -228,19 +177,6 @@ class _Stage:
         except (OSError, StoreError) as error:
             raise GpuError(f"gpu: cannot write to {cache_directory}: {error}") from error
         return path
-
-
-def _staged(destination: str) -> str | None:
-    """Return where a file that shows at a path of the container lies in the directory of links."""
-    if destination.startswith(DIRECTORY + "/"):
-        return destination[len(DIRECTORY) + 1 :]
-    directory, _, name = destination.rpartition("/")
-    if directory in _PROGRAMS:
-        return f"bin/{name}"
-    for prefix, place in _CONFIGS.items():
-        if directory == prefix or directory.startswith(prefix + "/"):
-            return place + destination[len(prefix) :]
-    return None
 
 
 def _is_text(place: str, source: str) -> bool:
@@ -277,9 +213,7 @@ def _shown_path(source: str, shown: Mapping[str, int]) -> str:
 
 def _is_needless(bind: Bind) -> bool:
     """Tell whether a bind does nothing where names are links: the loader asks the host's cache."""
-    return bind.destination == ldcache.PATH or bind.destination.startswith(
-        tuple(f"{path}/" for path in _UNREACHABLE)
-    )
+    return bind.destination == ldcache.PATH or bind.destination.startswith(_UNREACHABLE)
 
 
 def _is_foreign(bind: Bind) -> bool:

@@ -112,12 +112,14 @@ def test_nothing_of_the_driver_is_copied(driver_edits, gather):
         assert sum(map(os.path.getsize, copied)) < 1024
 
 
-def test_the_directory_is_made_once_and_programs_cannot_change_it(driver_edits, gather, tmp_path):
-    edits = driver_edits()
+def test_the_directory_is_made_once_and_programs_cannot_change_it(
+    driver_edits, gather, image, tmp_path
+):
+    edits, tree = driver_edits(), image()
     made = {}
 
     def make(number):
-        made[number] = gather(edits).edits.binds[0].source
+        made[number] = gather(edits, of=tree).edits.binds[0].source
 
     threads = [threading.Thread(target=make, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -188,6 +190,20 @@ def test_what_only_a_bind_can_show_stays(gather, tmp_path):
     assert few.symlinks == (link,)
     alone = ContainerEdits(binds=(foreign,), symlinks=(link,))
     assert gather(alone).edits == alone
+
+
+def test_what_the_hosts_own_directories_have_is_not_made_again(gather, tmp_path):
+    edits = ContainerEdits(
+        binds=(
+            *files(tmp_path, "lib/libcuda.so.1"),
+            Bind("/kept/params", "/proc/driver/nvidia/params", readonly=True),
+        ),
+        symlinks=(Symlink("/dev/dri/by-path/pci-0000:1b:00.0-card", "../card0"),),
+    )
+    assert gather(edits).edits.symlinks == ()
+    few = gather(edits, links=True).edits
+    assert few.symlinks == ()
+    assert [bind.destination for bind in few.binds] == [DIRECTORY]
 
 
 def test_links_of_the_edits_are_in_the_directory(gather, tmp_path):
