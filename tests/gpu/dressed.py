@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 
@@ -28,9 +29,18 @@ class Node:
         self._process.stdout.close()
         self._process.wait(30)
 
-    def command(self, user, argv, env=None):
+    @contextlib.contextmanager
+    def only_for_group(self, name, gid):
+        """A device node opens for the members of a group alone."""
+        inside = ("nsenter", "--mount", "--target", self._pid, "sh", "-c")
+        subprocess.run([*inside, f"chgrp {gid} /dev/{name} && chmod 660 /dev/{name}"], check=True)
+        yield
+        subprocess.run([*inside, f"chgrp 0 /dev/{name} && chmod 666 /dev/{name}"], check=True)
+
+    def command(self, user, argv, env=None, groups=()):
         """Return the words by which root runs a program on this node as a user."""
-        rights = ("--clear-groups", "--inh-caps=-all", "--ambient-caps=-all")
+        more = f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"
+        rights = (more, "--inh-caps=-all", "--ambient-caps=-all")
         given = [f"{name}={value}" for name, value in user.environment(env).items()]
         return [
             *("nsenter", "--mount", "--target", self._pid),
@@ -38,10 +48,10 @@ class Node:
             *("env", "-i", f"--chdir={user.home}", *given, *argv),
         ]
 
-    def run(self, user, *argv, env=None, check=True, timeout=120):
+    def run(self, user, *argv, env=None, groups=(), check=True, timeout=120):
         """Run a program on this node as a user, to its end, and return what it said."""
         done = subprocess.run(
-            self.command(user, argv, env),
+            self.command(user, argv, env, groups),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

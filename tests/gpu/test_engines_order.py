@@ -216,3 +216,26 @@ def test_two_runs_of_one_container_have_the_gpu(node, user, tree, host, mode):
     assert beside.startswith(library)
     assert executed.startswith(library) or mode == "P1"
     user.udocker("rm", "-f", name)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_volume_over_run_is_refused_where_the_driver_has_no_place_then(node, user, host, mode):
+    place = scratch_directory()  # of root's, as /run is
+    words = ("run", "--rm", f"--engine={mode}", "--gpu=all", f"--volume={place}:/run")
+    done = node.udocker(user, *words, f"{host}/library/odd0:1", "sh", "-c", SCRIPT, check=False)
+    remove_tree(place)
+    if mode == "P1":  # it makes no mount points
+        assert done.returncode == 0
+    else:
+        assert done.returncode == 125
+        assert f"gpu: {place} shows at /run, and no directory" in done.stderr
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_node_for_a_group_opens_for_its_members(node, user, host, mode):
+    """Nobody gives a user without rights more groups, but none that the user has may be lost."""
+    script = "true </dev/nvidia0 && echo opened"
+    words = ("run", "--rm", f"--engine={mode}", "--gpu=all", f"{host}/library/odd0:1")
+    with node.only_for_group("nvidia0", 61500):
+        done = node.udocker(user, *words, "sh", "-c", script, groups=[61500])
+        assert done.stdout == "opened\n"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from udocker import console
 from udocker.containers import features
 from udocker.containers.spec import ContainerEdits
+from udocker.errors import GpuError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from udocker.nvidia.wishes import GpuRequest
     from udocker.oci import ImageConfig
     from udocker.settings import Settings
+
+_PLACE = "/run/udocker"
+"""In a container: where what is injected lies, in a file system in memory."""
 
 
 def wish(request: RunRequest, settings: Settings) -> str | None:
@@ -88,7 +94,27 @@ def _with_nvidia(
     edits, notes = _fitted(plan, engine, cache, dict(spec.process.env), image)
     if settings.debug:
         _show(host, settings, asked, plan, edits)
+    if features.CHEAP_BINDS in engine.features and edits.library_dirs:
+        _check_place(spec)
     return spec.edited(edits), notes
+
+
+def _check_place(spec: RuntimeSpec) -> None:
+    """Raise GpuError where a volume covers the place of the driver and nothing can be made in it.
+
+    A mount needs a directory below it, and the host's /run belongs to root.
+    """
+    for bind in spec.edits.binds:
+        above = bind.destination.rstrip("/")
+        covers = f"{_PLACE}/".startswith(f"{above}/")
+        if not covers or os.path.isdir(bind.source + _PLACE[len(above) :]):
+            continue
+        if bind.readonly or not os.access(bind.source, os.W_OK):
+            raise GpuError(
+                f"gpu: {bind.source} shows at {bind.destination}, and no directory {_PLACE} for "
+                "the driver's files can be made in it",
+                hint="show only what is needed of it, as -v /run/munge:/run/munge",
+            )
 
 
 def _fitted(
