@@ -89,10 +89,16 @@ def gather(
         without: tuple[str, ...] = ()
         made = stage.made(cache_directory, {}, wrapped=ways.loader)
     else:
-        kept, without = _within(kept, MOST_BINDS - 2)
-        room = MOST_BINDS - 1 - sum(1 for bind in kept if not _is_foreign(bind))
-        shown, lost = _host_directories(stage.directories(), max(room, 1))
-        without += stage.dropped(lost)
+        mps = dict(edits.env).get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")
+        needed, foreign, missed = _by_need(kept, mps)
+        room = MOST_BINDS - 1 - len(needed)  # one for the links, at least one for libraries
+        taken, directories = missed[: room - 1], stage.directories()
+        shown, lost = _host_directories(directories, room - len(taken))
+        while lost and taken and taken[-1].destination != mps:  # programs before services
+            taken = taken[:-1]
+            shown, lost = _host_directories(directories, room - len(taken))
+        without = (*(bind.destination for bind in missed[len(taken) :]), *stage.dropped(lost))
+        kept = [*needed, *foreign, *taken]
         made = stage.made(cache_directory, shown)
     binds = [Bind(made, DIRECTORY, readonly=True)]
     binds += [Bind(path, f"{_HOST}/{number}", readonly=True) for path, number in shown.items()]
@@ -216,20 +222,19 @@ def _is_needless(bind: Bind) -> bool:
     return bind.destination == ldcache.PATH or bind.destination.startswith(_UNREACHABLE)
 
 
-def _is_foreign(bind: Bind) -> bool:
-    """Tell whether only a bind can show it: something of another vendor, at a path of its own."""
-    return bind.destination != ldcache.PATH and not bind.destination.startswith(_OPTIONAL)
+def _by_need(binds: list[Bind], mps: str) -> tuple[list[Bind], list[Bind], tuple[Bind, ...]]:
+    """Return binds without which nothing works, those of other vendors, and what can be missed.
 
-
-def _within(binds: list[Bind], most: int) -> tuple[list[Bind], tuple[str, ...]]:
-    """Return those of `binds` that stay, and the names of those that there is no room for."""
-    needed = [bind for bind in binds if not bind.destination.startswith(_OPTIONAL)]
-    optional = [bind for bind in binds if bind.destination.startswith(_OPTIONAL)]
-    optional.sort(key=lambda bind: bind.readonly)  # what programs talk to before mere hints
-    optional.sort(key=lambda bind: "mps" not in bind.destination)
-    room = max(most - sum(1 for bind in needed if not _is_foreign(bind)), 0)
-    left_out = tuple(bind.destination for bind in optional[room:])
-    return [*needed, *optional[:room]], left_out
+    The last begin with the most useful: the directory `mps`, by which programs share GPUs; then
+    what programs talk to; mere hints are last.
+    """
+    needed = [bind for bind in binds if bind.destination == ldcache.PATH]
+    missed = [
+        bind for bind in binds if bind.destination == mps or bind.destination.startswith(_OPTIONAL)
+    ]
+    foreign = [bind for bind in binds if bind not in needed and bind not in missed]
+    missed.sort(key=lambda bind: (bind.destination != mps, bind.readonly))
+    return needed, foreign, tuple(missed)
 
 
 def _host_directories(directories: list[str], most: int) -> tuple[dict[str, int], list[str]]:

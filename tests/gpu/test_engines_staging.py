@@ -169,16 +169,32 @@ def test_the_whole_host_is_never_shown(gather):
     assert "/etc/passwd" in found.notes[0]
 
 
-def test_the_way_to_mps_goes_before_other_services_which_are_named(gather, tmp_path):
-    services = ("/run/nvidia-persistenced", "/run/nvidia-fabricmanager", "/tmp/nvidia-mps")
+@pytest.mark.parametrize("mps", ["/tmp/nvidia-mps", "/scratch/job/pipe"])
+def test_the_way_to_mps_goes_before_other_services_which_are_named(gather, tmp_path, mps):
+    services = ("/run/nvidia-persistenced", "/run/nvidia-fabricmanager", mps)
     binds = (*files(tmp_path, "usr/lib/libcuda.so.1", "usr/bin/nvidia-smi"), CACHE)
-    found = gather(ContainerEdits(binds=(*binds, *(Bind(str(tmp_path), s) for s in services))))
+    edits = ContainerEdits(
+        env=(("CUDA_MPS_PIPE_DIRECTORY", mps),) if mps.startswith("/scratch") else (),
+        binds=(*binds, *(Bind(str(tmp_path), service) for service in services)),
+    )
+    found = gather(edits)
     assert len(found.edits.binds) == MOST_BINDS
-    assert found.edits.binds[-1].destination == "/tmp/nvidia-mps"
+    assert found.edits.binds[-1].destination == mps
     assert found.notes == (
         "gpu: left out, for this engine has few binds: "
         "/run/nvidia-persistenced, /run/nvidia-fabricmanager",
     )
+
+
+def test_the_drivers_programs_go_before_services(gather, tmp_path):
+    binds = (
+        Bind("/bin/sh", f"{DIRECTORY}/lib/libcuda.so.1", readonly=True),
+        Bind("/proc/version", "/usr/bin/nvidia-smi", readonly=True),
+        Bind(str(tmp_path), "/run/nvidia-persistenced"),
+    )
+    found = gather(ContainerEdits(binds=(*binds, CACHE)))
+    assert lead(found.edits, f"{DIRECTORY}/bin/nvidia-smi") == "/proc/version"
+    assert found.notes[0].endswith(": /run/nvidia-persistenced")
 
 
 def test_what_only_a_bind_can_show_stays(gather, tmp_path):
