@@ -44,6 +44,7 @@ _UNREACHABLE = ("/dev/", "/proc/", "/sys/")
 """The host's own show here in every container without mounts."""
 _OPTIONAL = ("/run/", "/var/run/", "/tmp/", "/proc/", "/sys/", "/usr/share/nvidia/", "/etc/nvidia/")
 """Below these lie what a program can do without: services' sockets, hints."""
+_DATA = "/usr/share/nvidia/"
 
 
 @dataclass(frozen=True)
@@ -226,14 +227,15 @@ def _by_need(binds: list[Bind], mps: str) -> tuple[list[Bind], list[Bind], tuple
     """Return binds without which nothing works, those of other vendors, and what can be missed.
 
     The last begin with the most useful: the directory `mps`, by which programs share GPUs; then
-    what programs talk to; mere hints are last.
+    the driver's own data, what programs talk to, and mere hints.
     """
     needed = [bind for bind in binds if bind.destination == ldcache.PATH]
     missed = [
         bind for bind in binds if bind.destination == mps or bind.destination.startswith(_OPTIONAL)
     ]
     foreign = [bind for bind in binds if bind not in needed and bind not in missed]
-    missed.sort(key=lambda bind: (bind.destination != mps, bind.readonly))
+    missed.sort(key=lambda bind: (not bind.destination.startswith(_DATA), bind.readonly))
+    missed.sort(key=lambda bind: bind.destination != mps)
     return needed, foreign, tuple(missed)
 
 

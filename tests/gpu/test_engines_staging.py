@@ -186,6 +186,12 @@ def test_the_way_to_mps_goes_before_other_services_which_are_named(gather, tmp_p
     )
 
 
+def test_data_of_the_driver_goes_before_services(driver_edits, gather):
+    found = gather(driver_edits("deb"))
+    assert "/usr/share/nvidia/nvoptix.bin" in [bind.destination for bind in found.edits.binds]
+    assert found.notes[0].endswith(": /run/nvidia-persistenced")
+
+
 def test_the_drivers_programs_go_before_services(gather, tmp_path):
     binds = (
         Bind("/bin/sh", f"{DIRECTORY}/lib/libcuda.so.1", readonly=True),
