@@ -17,6 +17,8 @@ from gpu.conftest import torch_directory
 
 ENGINES = ("N2", "N1", "R1", "B1", "P1", "F3")
 DRIVER_PROGRAMS = "/usr/bin:/bin:/usr/local/nvidia/bin:/opt/bin:/run/current-system/sw/bin"
+DRIVER_LIBRARIES = "/usr/local/nvidia/lib64:/usr/lib64-nvidia:/run/opengl-driver/lib"
+"""Where hosts have the driver that do not tell their loader."""
 pytestmark = pytest.mark.realgpu
 
 
@@ -46,9 +48,20 @@ def run(user, programs):
 
 
 @pytest.fixture
-def host_gpus(user, programs):
+def on_host(user):
+    """A function that runs a program outside of containers and returns its output."""
+
+    def run(*words):
+        place = {"LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH") or DRIVER_LIBRARIES}
+        return user.run(words, env=place).stdout
+
+    return run
+
+
+@pytest.fixture
+def host_gpus(user, programs, on_host):
     """What nvidia-ml-py tells outside of containers, a line for each GPU."""
-    return user.run([user.python, f"{programs.directory}/nvml.py"]).stdout.splitlines()
+    return on_host(user.python, f"{programs.directory}/nvml.py").splitlines()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -69,11 +82,11 @@ def test_nvidia_ml_py_sees_the_gpus_of_the_job(run, programs, host_gpus, engine)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_drivers_own_program_lists_the_same_gpus(run, user, engine):
+def test_the_drivers_own_program_lists_the_same_gpus(run, on_host, engine):
     program = shutil.which("nvidia-smi", path=DRIVER_PROGRAMS)
     if program is None:
         pytest.skip("this driver came without nvidia-smi")
-    assert run(engine, "nvidia-smi", "-L").stdout == user.run([program, "-L"]).stdout
+    assert run(engine, "nvidia-smi", "-L").stdout == on_host(program, "-L")
 
 
 def test_one_gpu_of_several_is_shown_alone(run, programs, host_gpus):
