@@ -9,14 +9,26 @@ import pytest
 
 from gpu import drivertree
 from gpu.drivertree import MACHINE, VERSION
-from udocker.diagnosis import gpu, gpunvml
+from udocker.diagnosis import fabric, gpu, gpunvml
 from udocker.diagnosis.finding import FAIL, OK, WARN
 from udocker.errors import GpuError
 from udocker.host.probe import Host
 from udocker.nvidia import driver
 
 NVML = f"usr/lib/{MACHINE}-linux-gnu/libnvidia-ml.so.{VERSION}"
-KEYS = ["driver", "job", "nodes", "uvm", "groups", "nvml", "fabricmanager", "mps"]
+KEYS = [
+    "driver",
+    "job",
+    "nodes",
+    "uvm",
+    "groups",
+    "nvml",
+    "fabricmanager",
+    "mps",
+    "shm",
+    "memlock",
+    "infiniband",
+]
 
 
 @pytest.fixture
@@ -41,7 +53,9 @@ def switch(host, present=4):
 
 
 def test_a_sound_node_has_nothing_to_complain_of(check, machine):
-    found = check(machine(gpus=2))
+    host = machine(gpus=2)
+    os.mkdir(host.path("/dev/shm"))
+    found = check(host)
     assert list(found) == KEYS
     assert {f.key: f.text for f in found.values() if f.status != OK} == {}
     assert found["job"].text == "2 of 2 GPUs"
@@ -139,6 +153,32 @@ def test_a_driver_that_does_not_start_says_why(check, machine, monkeypatch, numb
     assert (finding.status, words in finding.text) == (FAIL, True)
 
 
+def card(host, state):
+    place = "sys/class/infiniband/mlx5_0/ports/1"
+    for fact, text in {"state": state, "link_layer": "InfiniBand", "rate": "400 Gb/sec"}.items():
+        drivertree.write(host.root, f"{place}/{fact}", text + "\n")
+
+
+@pytest.mark.parametrize(
+    ("state", "locked", "key", "status", "text"),
+    [
+        ("4: ACTIVE", -1, "infiniband", OK, "mlx5_0/1 InfiniBand 400 Gb/sec"),
+        ("1: DOWN", -1, "infiniband", WARN, "no port is active"),
+        ("", -1, "infiniband", OK, "none"),
+        ("4: ACTIVE", 8 << 20, "memlock", WARN, "8.39 MB: RDMA registration will fail"),
+        ("4: ACTIVE", -1, "memlock", OK, "unlimited"),
+        ("", 8 << 20, "memlock", OK, "only RDMA needs more"),
+    ],
+)
+def test_links_and_locked_memory_are_judged_together(tmp_path, state, locked, key, status, text):
+    host = Host(str(tmp_path))
+    if state:
+        card(host, state)
+    found = {finding.key: finding for finding in fabric.findings(host, locked)}
+    assert (found[key].status, text in found[key].text) == (status, True), found[key]
+    assert (found["shm"].status, "mount" in found["shm"].fix) == (WARN, True)
+
+
 CRASH = "void crash(void) __attribute__((constructor)); void crash(void) { *(volatile int *)0=0; }"
 HANG = "void sleepy(void) __attribute__((constructor)); void sleepy(void) { for (;;) ; }"
 
@@ -170,7 +210,9 @@ def test_a_user_gets_a_code_for_what_is_wrong(dressed):
     done = node("gpu", "doctor", "--json")
     told = json.loads(done.stdout)
     assert [one["key"] for one in told["checks"]] == KEYS
-    assert (done.returncode, told["format"], told["code"]) == (0, 1, 0), done.stdout
+    unwell = {one["key"] for one in told["checks"] if one["status"] != OK}
+    assert unwell <= {"shm", "memlock", "infiniband"}, done.stdout  # as this machine has them
+    assert (done.returncode, told["format"]) == (told["code"], 1)
     done = node("gpu", "doctor", null=False)
     assert done.returncode == 2
     assert "fail  nodes           /dev/nvidiactl: a node without a driver behind it" in done.stdout

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from udocker.diagnosis import gpunvml
+from udocker.diagnosis import fabric, gpunvml
 from udocker.diagnosis.finding import FAIL, OK, WARN, Finding
 from udocker.errors import GpuError
 from udocker.nvidia import driver, nvswitch, selection
@@ -49,6 +49,7 @@ def findings(host: Host, environment: Mapping[str, str]) -> Iterator[Finding]:
         yield _nvml(found, gpus)
     yield _fabric(host, gpus)
     yield _mps(host, environment)
+    yield from fabric.findings(host)
 
 
 def _driver(host: Host, found: Driver | None, environment: Mapping[str, str]) -> Finding:
