@@ -148,6 +148,26 @@ def test_a_machine_without_a_driver_says_so(unprivileged, tree, env, hint):
     )
 
 
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="this machine has a GPU")
+@pytest.mark.parametrize(
+    ("setting", "options", "note"),
+    [
+        ("auto", (), ""),
+        ("try", (), "no NVIDIA driver on this node"),
+        ("auto", ("-e", "NVIDIA_VISIBLE_DEVICES=all"), "no NVIDIA driver on this node"),
+        ("all", ("--gpu=none",), ""),
+        ("", ("--gpu-caps=video",), "--gpu-caps has no effect without --gpu"),
+        ("none", (), ""),
+    ],
+)
+def test_a_setting_is_the_wish_of_runs_that_say_nothing(unprivileged, tree, setting, options, note):
+    words = ["run", *options, f"--location={tree()}", *SAY]
+    done = unprivileged.udocker(*words, env={"UDOCKER_GPU": setting})
+    assert done.stdout == "runs\n"
+    assert len(done.stderr.splitlines()) == bool(note)
+    assert note in done.stderr
+
+
 IMAGES = {
     "musl": (
         {"newest": "", "files": {f"lib/ld-musl-{MACHINE}.so.1": "musl"}},
@@ -185,6 +205,16 @@ NOTES = {
         "CUDA would fail with error 802. Node problem, report it.",
     ),
 }
+
+
+def test_a_driver_left_in_the_image_is_told_and_hidden(run, tree):
+    stub = drivertree.stub_library("libcuda.so.1")
+    files = {f"{LIBRARIES}/libcuda.so.550.54.15": stub, f"{LIBRARIES}/libcuda.so.1": stub}
+    done = run(image=tree(files=files))
+    assert (done.returncode, done.stdout) == (0, "runs\n"), done.stderr
+    (note,) = done.stderr.splitlines()
+    assert note.startswith("udocker: note: gpu: image contains its own libcuda.so.1 (")
+    assert note.endswith(f"hidden by the host's {VERSION}")
 
 
 @pytest.mark.parametrize("case", NOTES)

@@ -89,7 +89,7 @@ def _with_nvidia(
     )
     cache = f"{settings.directory}/cache"
     plan = gpu_edits(host, asked, image, cache, settings.environment)
-    if request.gpu is None and not plan.gpus and not asks(asked):
+    if request.gpu is None and selection == "auto" and not asks(asked):
         return spec, ()  # a setting for all images says nothing of those that it does not mean
     edits, notes = _fitted(plan, engine, cache, dict(spec.process.env), image)
     if settings.debug:
