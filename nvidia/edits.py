@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-from udocker.containers.spec import Bind, ContainerEdits, Symlink
+from udocker.containers.spec import Bind, ContainerEdits
 from udocker.errors import GpuError
-from udocker.host import ldcache
 from udocker.nvidia import driver, libraries, nvswitch, placement, requirement, selection, wishes
 from udocker.nvidia.gpus import find_gpus
 from udocker.nvidia.nodes import find_nodes
@@ -73,22 +72,29 @@ def _plan(
     found = usable(host, driver.load(host, cache_directory, environment), environment)
     gpus = selection.select(find_gpus(host), wish.selection, environment)
     nodes, node_notes = find_nodes(host, gpus, capabilities)
-    placed = placement.place(found, capabilities, image, host.machine, cache_directory)
+    program = dict(request.program_env)
+    placed = placement.place(
+        found,
+        capabilities,
+        image,
+        host.machine,
+        cache_directory,
+        host_root=host.root,
+        mode=request.compat,
+        library_path=program.get("LD_LIBRARY_PATH", ""),
+    )
     edits = ContainerEdits(
         env=selection.visible_devices(gpus, wish.selection, environment),
         device_nodes=nodes,
         binds=_file_binds(found, capabilities),
     )
-    edits = edits | _library_edits(placed) | _mps_edits(host, capabilities, environment)
+    edits = edits | placed.edits | _mps_edits(host, capabilities, environment)
     notes = wish.notes + node_notes + placed.notes
     if libraries.COMPUTE in capabilities:
         notes += nvswitch.notes(host, len(gpus))
     facts = requirement.facts_of(found.version, len(gpus))
     notes += requirement.unmet(request.program_env, facts, strict=request.strict)
-    notes += _override_notes(dict(request.program_env), image)
-    if libraries.COMPAT32 in capabilities:
-        notes += ("gpu: 32-bit libraries (compat32) are not supported yet: left out",)
-    return GpuPlan(edits, notes, gpus)
+    return GpuPlan(edits, notes, gpus, placed.shadow_binds)
 
 
 def usable(host: Host, found: Driver | None, environment: Mapping[str, str]) -> Driver:
@@ -120,23 +126,6 @@ def _file_binds(found: Driver, capabilities: tuple[str, ...]) -> tuple[Bind, ...
     return (*files, *sockets)
 
 
-def _library_edits(placed: placement.Placement) -> ContainerEdits:
-    binds = [Bind(a.path, placement.destination(a), readonly=True) for a in placed.libraries]
-    if placed.cache_file:
-        binds.append(Bind(placed.cache_file, ldcache.PATH, readonly=True))
-    links = [
-        Symlink(f"{os.path.dirname(placement.destination(a))}/{name}", a.soname)
-        for a in placed.libraries
-        for name in a.extra_names
-    ]
-    places = dict.fromkeys(
-        os.path.dirname(placement.destination(a))
-        for a in placed.libraries
-        if a.plugin_directory != "gbm"
-    )
-    return ContainerEdits(binds=tuple(binds), symlinks=tuple(links), library_dirs=tuple(places))
-
-
 def _mps_edits(
     host: Host, capabilities: tuple[str, ...], environment: Mapping[str, str]
 ) -> ContainerEdits:
@@ -149,14 +138,4 @@ def _mps_edits(
     return ContainerEdits(
         env=((_MPS_VARIABLE, directory),) if named else (),
         binds=(Bind(host.path(directory), directory),),
-    )
-
-
-def _override_notes(program: Mapping[str, str], image: Root) -> tuple[str, ...]:
-    """Return a note for each directory by which the program would find another driver first."""
-    directories = program.get("LD_LIBRARY_PATH", "").split(":")
-    return tuple(
-        f"gpu: LD_LIBRARY_PATH holds {directory}, whose own libcuda.so.1 hides the host's"
-        for directory in dict.fromkeys(directories)
-        if directory.startswith("/") and image.exists(f"{directory}/libcuda.so.1")
     )

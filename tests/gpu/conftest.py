@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -32,6 +33,7 @@ def libc(tmp_path_factory):
     """A function that links a libc.so.6 which defines versions, and returns its bytes."""
     directory = str(tmp_path_factory.mktemp("libc"))
 
+    @functools.cache
     def make(*versions):
         text = "".join(f"{name} {{ global: v{n}; }};\n" for n, name in enumerate(versions))
         drivertree.write(directory, "map", text)
@@ -46,16 +48,23 @@ def libc(tmp_path_factory):
     return make
 
 
+def glibc_versions(newest):
+    """Return the versions that a glibc up to `newest` (`GLIBC_2.36`) defines."""
+    last = int(newest.rpartition(".")[2])
+    middle = (f"GLIBC_2.{minor}" for minor in range(3, last + 1))
+    kinds = ("GLIBC_ABI_DT_RELR",) if last >= 36 else ()
+    return ("GLIBC_2.2.5", *middle, *kinds, "GLIBC_PRIVATE")
+
+
 @pytest.fixture
 def image(tmp_path, libc):
     """A function that makes an image's tree: a C library up to `newest`, and further files."""
 
-    def make(newest="GLIBC_2.36", files=()):
+    def make(newest="GLIBC_2.36", files=(), place=f"usr/lib/{drivertree.MACHINE}-linux-gnu"):
         root = str(tmp_path / "image")
         os.makedirs(root, exist_ok=True)
         if newest:
-            place = f"usr/lib/{drivertree.MACHINE}-linux-gnu/libc.so.6"
-            drivertree.write(root, place, libc("GLIBC_2.2.5", newest))
+            drivertree.write(root, f"{place}/libc.so.6", libc(*glibc_versions(newest)))
         for path, content in dict(files).items():
             drivertree.write(root, path, content)
         return Root(root)
