@@ -23,7 +23,7 @@ _PLUGINS = "gbm"
 """A plug-in directory whose files no loader looks for."""
 _MAX_DIRECTORIES = 64
 _MAX_NAMES = 1 << 14
-_E_MACHINE = {"x86_64": 62, "aarch64": 183, "i386": 3}
+_E_MACHINE = {"x86_64": 62, "aarch64": 183, "i386": 3, "arm": 40}
 
 
 def choose(

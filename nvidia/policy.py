@@ -138,7 +138,7 @@ def _select(
     host: Root,
 ) -> Selection:
     loader = Loader(image, machine)
-    bits = 32 if machine == "i386" else 64
+    bits = 32 if machine in ldcache.COMPAT32.values() else 64
     locked = tuple(a for a in offered if not is_external_platform(a))
     neutral = tuple(a for a in (*dispatchers, *offered) if a not in locked and a.bits == bits)
     court = _Court(loader, Loader(host, machine), locked, neutral)
@@ -190,7 +190,7 @@ class _Court:
     def _without_glibc(self) -> str:
         if self._image.root.exists(f"/lib/ld-musl-{self._image.machine}.so.1"):
             return "musl image (Alpine): NVIDIA's libraries need glibc"
-        if self._image.machine == "i386":
+        if self._image.machine in ldcache.COMPAT32.values():
             return "the image has no 32-bit C library"
         return "the image has no C library: only static programs run in it, without the driver"
 

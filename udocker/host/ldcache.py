@@ -15,10 +15,10 @@ PATH = "/etc/ld.so.cache"
 MAX_BYTES = 16 << 20
 """Largest cache that is read; those of full desktop machines have 0.3 MiB."""
 
-FLAGS = {"x86_64": 0x0303, "aarch64": 0x0A03, "i386": 0x0003}
+FLAGS = {"x86_64": 0x0303, "aarch64": 0x0A03, "i386": 0x0003, "arm": 0x0903}
 """The entries that a loader takes, by its machine: ELF, libc 6, and the machine's ABI."""
-COMPAT32 = {"x86_64": "i386"}
-"""The machine whose 32-bit programs another one runs too, as far as drivers serve them."""
+COMPAT32 = {"x86_64": "i386", "aarch64": "arm"}
+"""The machine whose 32-bit programs another one runs too (armhf)."""
 
 _OLD_MAGIC = b"ld.so-1.7.0\0"
 _OLD_HEADER = struct.Struct("<12sI")
@@ -65,8 +65,8 @@ class LdCache:
 
 def default_directories(machine: str) -> tuple[str, ...]:
     """Return where the loaders for `machine` look behind the cache, of all distributions."""
-    triplet = f"{machine}-linux-gnu"
-    lib = "lib32" if machine == "i386" else "lib64"
+    triplet = f"{machine}-linux-gnu" + ("eabihf" if machine == "arm" else "")
+    lib = "lib32" if machine in COMPAT32.values() else "lib64"
     return (f"/lib/{triplet}", f"/usr/lib/{triplet}", f"/{lib}", f"/usr/{lib}", "/lib", "/usr/lib")
 
 
