@@ -11,7 +11,6 @@ import os
 from itertools import islice
 
 from udocker.host import ldcache
-from udocker.host.loader import Loader
 from udocker.nvidia import libraries
 from udocker.values import dataclass
 
@@ -19,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from udocker.host.loader import Loader
     from udocker.host.root import Root
     from udocker.nvidia.installation import Driver
 
@@ -52,21 +52,17 @@ class BakedFile:
 
 
 def find(
-    image: Root,
-    driver: Driver,
-    machine: str,
-    library_path: str = "",
-    compat: tuple[str, ...] = (),
+    loader: Loader, driver: Driver, library_path: str = "", compat: tuple[str, ...] = ()
 ) -> tuple[BakedFile, ...]:
-    """Return the driver files that `image` carries where programs of `machine` would find them.
+    """Return the driver files that an image carries where programs of its `loader` find them.
 
     `library_path` is the program's LD_LIBRARY_PATH; `compat` are directories that are judged
     apart, and no driver left behind.
     """
-    loader = Loader(image, machine)
+    image = loader.root
     known = sonames(driver)
     found: dict[str, BakedFile] = {}
-    for directory in islice(_directories(image, loader, library_path), MAX_DIRECTORIES):
+    for directory in islice(_directories(loader, library_path), MAX_DIRECTORIES):
         for name in driver_names(image, directory, frozenset(known)):
             path = image.locate(f"{directory}/{name}")
             place = os.path.dirname(path) if path else ""
@@ -101,7 +97,7 @@ def sonames(driver: Driver) -> dict[str, str]:
     }
 
 
-def _directories(image: Root, loader: Loader, library_path: str) -> Iterator[str]:
+def _directories(loader: Loader, library_path: str) -> Iterator[str]:
     places = [*ldcache.default_directories(loader.machine), *DIRECTORIES]
     flags = ldcache.FLAGS.get(loader.machine, -1)
     cached = (e.path for e in loader.cache.entries if e.flags == flags and is_locked(e.name))
@@ -109,7 +105,7 @@ def _directories(image: Root, loader: Loader, library_path: str) -> Iterator[str
     places += [place for place in library_path.split(":") if place.startswith("/")]
     seen = set()
     for directory in (d for place in places for d in (place, f"{place}/vdpau")):
-        located = image.locate(directory)
+        located = loader.root.locate(directory)
         if located and located not in seen:
             seen.add(located)
             yield located

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 from udocker.errors import GpuError
-from udocker.host import ldcache, ldconf, loader
+from udocker.host import ldcache, ldconf
 from udocker.host.ldcache import Entry, LdCache
+from udocker.host.loader import Loader
 from udocker.nvidia import baked, compat, libraries, policy, searchpath
 from udocker.nvidia.placed import DIRECTORY, FALLBACK, Placed, Placement
 from udocker.values import replace
@@ -39,12 +40,13 @@ def choose(
 
     Parameters as of `placement.place`. Raises GpuError when it cannot load the driver at all.
     """
-    selection = policy.select(driver, capabilities, image, machine, host_root)
+    loader = Loader(image, machine)
+    selection = policy.select(driver, capabilities, loader, host_root)
     _refuse(selection.verdicts)
     if not selection.first and not selection.fallback:
         return Placement(notes=_notes(selection.verdicts)), b""
     decision = compat.decide(image, driver.version, mode)
-    stale = baked.find(image, driver, machine, library_path, decision.directories)
+    stale = baked.find(loader, driver, library_path, decision.directories)
     first = _first_directories(selection, decision)
     path = searchpath.cleaned(
         library_path,
@@ -66,7 +68,7 @@ def choose(
             *path.notes,
         ),
     )
-    return made, ldcache.serialize(merged(image, machine, selection, decision))
+    return made, ldcache.serialize(merged(loader, selection, decision))
 
 
 def with_cache(made: Placement, cache_file: str) -> Placement:
@@ -80,14 +82,15 @@ def destination(library: DriverLibrary, *, first: bool) -> str:
     return "/".join(filter(None, (place, library.plugin_directory, library.soname)))
 
 
-def merged(image: Root, machine: str, selection: Selection, decision: compat.Decision) -> LdCache:
+def merged(loader: Loader, selection: Selection, decision: compat.Decision) -> LdCache:
     """Return the image's library cache with what is injected, in the order of precedence.
 
     Names that the host's driver has are taken from the image's own entries, compatibility
     libraries that are set aside too: among entries of one name a loader prefers those for its
-    processor to earlier ones.
+    processor to earlier ones. An image without a cache gets what its ld.so.conf names.
     """
-    known = _known(image, machine)
+    image, machine = loader.root, loader.machine
+    known = loader.cache if loader.cache.entries else LdCache(tuple(_configured(image, machine)))
     flags = ldcache.FLAGS[machine]
     locked = [*_compat_entries(decision, flags), *_entries(selection.first, machine, first=True)]
     taken = {(entry.name, entry.flags) for entry in locked}
@@ -131,12 +134,6 @@ def _shadows(
     for file in stale:
         if file.soname in sources:
             yield Placed(sources[file.soname], file.path)
-
-
-def _known(image: Root, machine: str) -> LdCache:
-    """Return the image's library cache; where it has none, what one would say beside defaults."""
-    cache = loader.read_cache(image)
-    return cache if cache.entries else LdCache(tuple(_configured(image, machine)))
 
 
 def _configured(image: Root, machine: str) -> Iterator[Entry]:

@@ -91,29 +91,31 @@ def judge(
     `host_root` is where the host's own files lie, `mode` that of `compat.decide`, `library_path`
     the program's LD_LIBRARY_PATH. Nothing is written.
     """
+    loader = Loader(image, machine)
     decision = compat.decide(image, driver.version, mode)
-    found = baked.find(image, driver, machine, library_path, decision.directories)
+    found = baked.find(loader, driver, library_path, decision.directories)
     return (
         *_compat_verdicts(decision),
-        *select(driver, capabilities, image, machine, host_root).verdicts,
+        *select(driver, capabilities, loader, host_root).verdicts,
         *(_baked_verdict(file, driver) for file in found),
     )
 
 
 def select(
-    driver: Driver,
-    capabilities: tuple[str, ...],
-    image: Root,
-    machine: str,
-    host_root: str = "",
+    driver: Driver, capabilities: tuple[str, ...], image: Loader, host_root: str = ""
 ) -> Selection:
-    """Return what of `driver` goes into `image`, of both sizes where `compat32` is wanted."""
-    host = Root(host_root)
-    whole = _select(driver.libraries, driver.vendor_neutral, capabilities, image, machine, host)
-    smaller = ldcache.COMPAT32.get(machine)
+    """Return what of `driver` goes into the image, of both sizes where `compat32` is wanted.
+
+    `image` is the loader of its 64-bit programs.
+    """
+    host = Loader(Root(host_root), image.machine)
+    whole = _select(driver.libraries, driver.vendor_neutral, capabilities, image, host)
+    smaller = ldcache.COMPAT32.get(image.machine)
     if libraries.COMPAT32 not in capabilities or smaller is None:
         return whole
-    half = _select(driver.libraries32, driver.vendor_neutral, capabilities, image, smaller, host)
+    image = Loader(image.root, smaller, image.cache)
+    host = Loader(host.root, smaller, host.cache)
+    half = _select(driver.libraries32, driver.vendor_neutral, capabilities, image, host)
     return Selection(
         whole.verdicts + half.verdicts, whole.first + half.first, whole.fallback + half.fallback
     )
@@ -133,16 +135,14 @@ def _select(
     offered: tuple[DriverLibrary, ...],
     dispatchers: tuple[DriverLibrary, ...],
     capabilities: tuple[str, ...],
-    image: Root,
-    machine: str,
-    host: Root,
+    image: Loader,
+    host: Loader,
 ) -> Selection:
-    loader = Loader(image, machine)
-    bits = 32 if machine in ldcache.COMPAT32.values() else 64
+    bits = 32 if image.machine in ldcache.COMPAT32.values() else 64
     locked = tuple(a for a in offered if not is_external_platform(a))
-    neutral = tuple(a for a in (*dispatchers, *offered) if a not in locked and a.bits == bits)
-    court = _Court(loader, Loader(host, machine), locked, neutral)
-    return court.select(capabilities)
+    platforms = tuple(a for a in offered if is_external_platform(a))
+    neutral = (*(a for a in dispatchers if a.bits == bits), *platforms)
+    return _Court(image, host, locked, neutral).select(capabilities)
 
 
 def is_external_platform(library: DriverLibrary) -> bool:
@@ -163,9 +163,11 @@ class _Court:
         self._image = image
         self._locked = locked
         self._neutral = neutral
+        self._kinds = {_key(library): NEUTRAL for library in neutral}
+        self._kinds.update((_key(library), LOCKED) for library in locked)
         self._fitting = Fitting(locked, neutral, image, host)
-        self._verdicts: dict[str, Verdict] = {}
-        self._chosen: dict[str, DriverLibrary] = {}
+        self._verdicts: dict[tuple[str, str], Verdict] = {}
+        self._chosen: dict[tuple[str, str], DriverLibrary] = {}
 
     def select(self, capabilities: tuple[str, ...]) -> Selection:
         glibc = closure.glibc_of(self._image)
@@ -177,15 +179,15 @@ class _Court:
                     self._judge_neutral(library)
             self._bring_along()
             self._tell_forbidden(glibc)
-        first = [a for a in self._locked if a.path in self._chosen]
-        fallback = [a for path, a in self._chosen.items() if a not in first]
+        first = [a for a in self._chosen.values() if self._kinds.get(_key(a)) == LOCKED]
+        fallback = [a for a in self._chosen.values() if self._kinds.get(_key(a)) != LOCKED]
         return Selection(tuple(self._verdicts.values()), tuple(first), tuple(fallback))
 
     def _wanted(self, capabilities: tuple[str, ...]) -> list[DriverLibrary]:
         serving = [a for a in self._locked if set(a.capabilities).intersection(capabilities)]
         bases = {_base(a) for a in serving}
         opened = {name for base in bases for name in DLOPENED.get(base, ())}
-        return serving + [a for a in self._locked if _base(a) in opened and a not in serving]
+        return serving + [a for a in self._locked if _base(a) in opened - bases]
 
     def _without_glibc(self) -> str:
         if self._image.root.exists(f"/lib/ld-musl-{self._image.machine}.so.1"):
@@ -220,11 +222,9 @@ class _Court:
 
     def _bring_along(self) -> None:
         for library, user in self._fitting.needs(tuple(self._chosen.values())).values():
-            if library in self._locked:
-                self._keep(library, LOCKED, OK, f"{user} needs it")
-            else:
-                kind = NEUTRAL if library in self._neutral else DEPENDENCY
-                self._keep(library, kind, OK, f"{user} needs it, and the image has none")
+            kind = self._kinds.get(_key(library), DEPENDENCY)
+            more = "" if kind == LOCKED else ", and the image has none"
+            self._keep(library, kind, OK, f"{user} needs it{more}")
 
     def _tell_forbidden(self, glibc: str) -> None:
         names = {name for library in self._chosen.values() for name in library.needed}
@@ -234,16 +234,16 @@ class _Court:
                 which = f" (glibc {glibc})" if name.startswith("libc.so.") else ""
                 reason = f"always the image's own, {own.path}{which}"
                 bits = own.facts.bits
-                self._verdicts[name] = Verdict(name, "", FORBIDDEN, SKIP, reason, bits)
+                self._verdicts[name, ""] = Verdict(name, "", FORBIDDEN, SKIP, reason, bits)
 
     def _keep(
         self, library: DriverLibrary, kind: str, decision: str, reason: str, hint: str = ""
     ) -> None:
-        self._verdicts[library.path] = Verdict(
+        self._verdicts[_key(library)] = Verdict(
             library.soname, library.path, kind, decision, reason, library.bits, hint
         )
         if decision == OK:
-            self._chosen[library.path] = library
+            self._chosen[_key(library)] = library
 
 
 def _compat_verdicts(decision: compat.Decision) -> tuple[Verdict, ...]:
@@ -257,6 +257,11 @@ def _compat_verdicts(decision: compat.Decision) -> tuple[Verdict, ...]:
 def _baked_verdict(file: baked.BakedFile, driver: Driver) -> Verdict:
     reason = f"left in the image by a driver {file.version}: the host's {driver.version} hides it"
     return Verdict(file.soname, file.path, BAKED, SKIP, reason)
+
+
+def _key(library: DriverLibrary) -> tuple[str, str]:
+    """Return what tells a library from a plug-in that is a link to the same file."""
+    return library.path, library.plugin_directory
 
 
 def _base(library: DriverLibrary) -> str:

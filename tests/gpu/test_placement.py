@@ -233,6 +233,8 @@ def test_plug_ins_stay_in_directories_of_their_name(place, capability):
         assert f"{LIB}/vdpau" in made.edits.library_dirs
     else:
         assert f"{LIB}/gbm" in places
+        names = {os.path.basename(a.destination) for a in made.libraries}
+        assert {"nvidia-drm_gbm.so", "libnvidia-allocator.so.1"} <= names, "both, of one file"
         assert f"{LIB}/gbm" not in made.edits.library_dirs
 
 

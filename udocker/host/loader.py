@@ -38,11 +38,11 @@ class Library:
 class Loader:
     """The loader of a tree for one machine; `LD_LIBRARY_PATH` is not looked at."""
 
-    def __init__(self, root: Root, machine: str) -> None:
-        """`machine` as `uname -m` says it, or `i386` for the 32-bit one."""
+    def __init__(self, root: Root, machine: str, cache: ldcache.LdCache | None = None) -> None:
+        """`machine` as `uname -m` says it; `cache` is the tree's, if it has been read."""
         self.root = root
         self.machine = machine
-        self.cache = read_cache(root)
+        self.cache = read_cache(root) if cache is None else cache
         self._named = _by_name(self.cache, ldcache.FLAGS.get(machine, -1))
         self._directories = ldcache.default_directories(machine)
         self._facts: dict[str, ElfFacts | None] = {}
