@@ -76,8 +76,11 @@ def change(data, chance):
 def readers(directory):
     """Return what reads each kind."""
     from udocker.containers.container import Container
+    from udocker.errors import UdockerError
+    from udocker.host import ldcache
     from udocker.images import decompress, layers
     from udocker.images.layertree import LayerTree
+    from udocker.nvidia import compat
     from udocker.oci import ImageConfig, Index, Manifest
     from udocker.trees import remove_tree
 
@@ -95,8 +98,18 @@ def readers(directory):
         finally:
             remove_tree(work)
 
+    def library_cache(data):
+        try:
+            read = ldcache.parse(data)
+        except ValueError as error:
+            raise UdockerError(str(error)) from error
+        again = ldcache.parse(ldcache.serialize(read))
+        assert sorted(map(repr, again.entries)) == sorted(map(repr, read.entries))
+
     return {
         "tar": stack,
+        "ldcache": library_cache,
+        "note": compat.parse_note,
         "compressed": lambda data: [None for _ in decompress.chunks([data])],
         "manifest": lambda data: Manifest.from_bytes(data, media_type(data)),
         "index": Index.from_bytes,

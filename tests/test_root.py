@@ -124,6 +124,21 @@ def test_of_trees_over_each_other_the_first_that_has_a_file_counts(tree, tmp_pat
         stack.read("/nowhere", 100)
 
 
+def test_a_path_is_told_as_the_tree_has_it(tree, tmp_path):
+    (tree / "lib").symlink_to("/usr/lib")
+    (tree / "out").symlink_to(tmp_path / "secret")
+    (tmp_path / "upper/usr/lib").mkdir(parents=True)
+    root = Root(str(tree))
+    assert root.locate("/lib/.") == "/usr/lib"
+    assert root.locate("/out") is None
+    assert root.resolve_all("/lib") == (str(tree / "usr/lib"),)
+    both = Stack(str(tmp_path / "upper"), str(tree))
+    assert both.locate("/lib") == "/usr/lib"
+    assert both.resolve_all("/usr/lib") == (f"{tmp_path}/upper/usr/lib", str(tree / "usr/lib"))
+    assert (root.origin, both.origin) == (str(tree), str(tree))
+    assert Root(str(tree), origin="/image").origin == "/image"
+
+
 def test_the_real_root_is_a_root_too():
     assert Root("/").resolve("/") == "/"
     assert Root("/").resolve("/../proc/version") == "/proc/version"

@@ -7,6 +7,8 @@ import shutil
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_ldcache import listing
 
 from gpu import drivertree, elffile
@@ -14,9 +16,11 @@ from gpu.drivervariants import SMALLER, add_twins
 from udocker.errors import GpuError
 from udocker.host import ldcache
 from udocker.host.ldcache import Entry, LdCache
+from udocker.host.loader import Loader
 from udocker.host.probe import Host
 from udocker.host.root import Root, Stack
-from udocker.nvidia import driver, placement
+from udocker.nvidia import choosing, compat, driver, placement, policy
+from udocker.nvidia.installation import Driver, DriverLibrary
 
 V = drivertree.VERSION
 M = drivertree.MACHINE
@@ -305,3 +309,85 @@ def test_a_musl_image_is_refused_with_a_way_out(place, image):
     with pytest.raises(GpuError, match="gpu: musl image") as caught:
         place(image("", files={f"lib/ld-musl-{M}.so.1": "musl"}))
     assert "Debian" in caught.value.hint
+
+
+def driver_of(machine, root):
+    """Return a driver of two libraries and a dispatcher for another machine, below `root`."""
+
+    def made(soname, base, needs=("GLIBC_2.17",)):
+        content = elffile.library(
+            soname, machine=machine, needed=["libc.so.6"], needs=(("libc.so.6", needs),)
+        )
+        drivertree.write(root, f"usr/lib64/{base}", content)
+        capabilities = ("utility", "compute")
+        return DriverLibrary(
+            *(f"{root}/usr/lib64/{base}", soname, (f"{soname.partition('.so')[0]}.so",)),
+            *(capabilities, "", 64, ("libc.so.6",), (("libc.so.6", needs),)),
+        )
+
+    return Driver(
+        version=V,
+        key=machine,
+        libraries=(
+            made("libcuda.so.1", f"libcuda.so.{V}"),
+            made("libnvidia-ml.so.1", f"libnvidia-ml.so.{V}"),
+        ),
+        vendor_neutral=(made("libOpenCL.so.1", "libOpenCL.so.1.0.0", ("GLIBC_2.34",)),),
+    )
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize(
+    ("where", "newest"), [("lib/{}-linux-gnu", 31), ("usr/lib64", 28), ("lib64", 39), ("lib", 17)]
+)
+def test_every_machine_has_its_flags_and_directories(tmp_path, machine, where, newest):
+    versions = tuple(f"GLIBC_2.{minor}" for minor in range(17, newest + 1))
+    libc = elffile.library("libc.so.6", machine=machine, definitions=versions)
+    tree = str(tmp_path / "tree")
+    drivertree.write(tree, f"{where.format(machine)}/libc.so.6", libc)
+    found = driver_of(machine, str(tmp_path / "host"))
+    made = placement.place(
+        found, COMPUTE, Root(tree), machine, str(tmp_path / "kept"), host_root=f"{tmp_path}/host"
+    )
+    known = merged(made)
+    flags = {"x86_64": 0x0303, "aarch64": 0x0A03}[machine]
+    assert known.paths("libcuda.so.1", flags) == (f"{LIB}/libcuda.so.1",)
+    fallback = () if newest < 34 else (f"{LAST}/libOpenCL.so.1",)
+    assert known.paths("libOpenCL.so.1", flags) == fallback
+    assert bool(made.notes) == (newest < 34)
+
+
+def test_an_image_for_another_machine_is_told(tmp_path):
+    libc = elffile.library("libc.so.6", machine="ppc64le", definitions=("GLIBC_2.36",))
+    drivertree.write(str(tmp_path), "tree/lib64/libc.so.6", libc)
+    found = driver_of(M, str(tmp_path / "host"))
+    made = placement.place(found, COMPUTE, Root(f"{tmp_path}/tree"), M, str(tmp_path / "kept"))
+    assert made.libraries == ()
+    assert "no C library" in made.notes[0]
+
+
+NAMES = st.sampled_from(["libcuda.so.1", "libGL.so.1", "libz.so.1", "libc.so.6", "libcuda.so"])
+HELD = st.lists(
+    st.builds(Entry, NAMES, NAMES, st.sampled_from([FLAGS, 3]), hwcap=st.integers(0, 9))
+)
+
+
+@given(HELD, st.sets(NAMES), st.sets(NAMES))
+def test_a_merged_cache_keeps_what_it_does_not_replace(held, first, last):
+    loader = Loader(Root("/proc/self/fdinfo"), M, LdCache(tuple(held)))
+    last -= first
+    made = policy.Selection(
+        first=tuple(DriverLibrary(f"/h/{name}", name, (), ()) for name in sorted(first)),
+        fallback=tuple(DriverLibrary(f"/h/{name}", name, (), ()) for name in sorted(last)),
+    )
+    known = ldcache.parse(ldcache.serialize(choosing.merged(loader, made, compat.Decision(False))))
+    for name in {entry.name for entry in held} | first | last:
+        own = [entry for entry in held if entry.name == name]
+        found = [entry for entry in known.entries if entry.name == name]
+        if name in first:
+            assert found[0].path == f"{LIB}/{name}"
+            assert found[1:] == [entry for entry in own if entry.flags != FLAGS]
+        elif any(entry.flags == FLAGS for entry in own) or name not in last:
+            assert found == own
+        else:
+            assert found == [*own, Entry(name, f"{LAST}/{name}", FLAGS)]
