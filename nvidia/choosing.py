@@ -60,11 +60,12 @@ def choose(
         shadows=tuple(_shadows(stale, selection, decision)),
         first=first,
         library_path=path.value,
+        variables=tuple(_variables(selection, image, machine)),
         notes=(
             *_notes(selection.verdicts),
             *_smaller_notes(driver, capabilities),
             *_baked_notes(stale, driver.version),
-            *((f"gpu: {decision.reason}",) if decision.use else ()),
+            *_compat_notes(decision, mode),
             *path.notes,
         ),
     )
@@ -122,6 +123,20 @@ def _first_directories(selection: Selection, decision: compat.Decision) -> tuple
 def _placed(chosen: Iterable[DriverLibrary], *, first: bool = False) -> Iterator[Placed]:
     for library in chosen:
         yield Placed(library.path, destination(library, first=first), library.extra_names)
+
+
+def _variables(selection: Selection, image: Root, machine: str) -> Iterator[tuple[str, str]]:
+    """Yield what leads to plug-ins, which their users look for in one directory of the image.
+
+    Source: Mesa docs/envvars.rst; README of libvdpau.
+    """
+    held = {a.plugin_directory for a in selection.first if a.bits == 64}
+    if "gbm" in held:
+        places = [f"{place}/gbm" for place in ldcache.default_directories(machine)]
+        own = dict.fromkeys(filter(None, map(image.locate, places)))
+        yield "GBM_BACKENDS_PATH", ":".join((f"{DIRECTORY}/gbm", *own))
+    if "vdpau" in held:
+        yield "VDPAU_DRIVER_PATH", f"{DIRECTORY}/vdpau"
 
 
 def _shadows(
@@ -198,6 +213,13 @@ def _smaller_notes(driver: Driver, capabilities: tuple[str, ...]) -> tuple[str, 
     if libraries.COMPAT32 not in capabilities or driver.libraries32:
         return ()
     return ("gpu: the host's driver has no 32-bit libraries (compat32)",)
+
+
+def _compat_notes(decision: compat.Decision, mode: str) -> tuple[str, ...]:
+    if decision.use:
+        return (f"gpu: {decision.reason}",)
+    missing = mode == "force" and not decision.libraries
+    return ("gpu: the image has no cuda-compat: the driver's own CUDA is used",) * missing
 
 
 def _baked_notes(stale: tuple[baked.BakedFile, ...], version: str) -> tuple[str, ...]:

@@ -84,7 +84,8 @@ def _plan(
         library_path=program.get("LD_LIBRARY_PATH", ""),
     )
     edits = ContainerEdits(
-        env=selection.visible_devices(gpus, wish.selection, environment),
+        env=selection.visible_devices(gpus, wish.selection, environment)
+        + tuple(pair for pair in placed.variables if pair[0] not in program),
         device_nodes=nodes,
         binds=_file_binds(found, capabilities),
     )

@@ -44,11 +44,13 @@ class Placement:
     """Directories of the container that come before the image's own."""
     library_path: str | None = None
     """What LD_LIBRARY_PATH becomes; None: it stays."""
+    variables: tuple[tuple[str, str], ...] = ()
+    """By which programs find plug-ins, unless they are told otherwise already."""
     notes: tuple[str, ...] = ()
 
     @property
     def edits(self) -> ContainerEdits:
-        """The changes to a container, without the shadows."""
+        """The changes to a container, without variables and shadows."""
         binds = [Bind(a.source, a.destination, readonly=True) for a in self.libraries]
         if self.cache_file:
             binds.append(Bind(self.cache_file, ldcache.PATH, readonly=True))
@@ -81,6 +83,7 @@ def to_json(made: Placement) -> list[Any]:
         [[a.source, a.destination] for a in made.shadows],
         made.first,
         made.library_path,
+        made.variables,
         made.notes,
     ]
 
@@ -88,13 +91,14 @@ def to_json(made: Placement) -> list[Any]:
 def from_json(value: Any) -> Placement | None:
     """Return the placement that `to_json` wrote; None for anything else."""
     try:
-        held, cache_file, shadows, first, library_path, notes = value
+        held, cache_file, shadows, first, library_path, variables, notes = value
         return Placement(
             tuple(Placed(source, to, tuple(names)) for source, to, names in held),
             cache_file,
             tuple(Placed(source, to) for source, to in shadows),
             tuple(first),
             library_path,
+            tuple((name, text) for name, text in variables),
             tuple(notes),
         )
     except (TypeError, ValueError):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from udocker.host.root import Root
     from udocker.nvidia.installation import Driver
 
-_FORMAT = 2
+_FORMAT = 3
 _WATCHED = (
     ldcache.PATH,
     ldconf.PATH,

@@ -139,6 +139,12 @@ def test_compat_libraries_that_are_taken_come_first_of_all(place, image):
     assert [note for note in made.notes if "cuda-compat 590.44.01 is used" in note]
 
 
+def test_compat_that_was_ordered_and_is_not_there_is_told(place):
+    assert place(mode="force").notes == (
+        "gpu: the image has no cuda-compat: the driver's own CUDA is used",
+    )
+
+
 def test_compat_libraries_that_are_set_aside_are_found_by_nobody(place, image):
     entries = (
         Entry("libcuda.so.1", "/usr/local/cuda/compat/libcuda.so.1", FLAGS),
@@ -230,13 +236,17 @@ def test_a_wish_for_32_bits_that_the_driver_cannot_meet_is_told(place):
 
 
 @pytest.mark.parametrize("capability", ["video", "graphics"])
-def test_plug_ins_stay_in_directories_of_their_name(place, capability):
-    made = place(capabilities=(*COMPUTE, capability))
+def test_plug_ins_stay_in_directories_of_their_name(place, image, capability):
+    tree = image(files={f"{WHERE}/gbm/dri_gbm.so": b""})
+    made = place(tree, (*COMPUTE, capability))
+    assert place(tree, (*COMPUTE, capability)) == made
     places = {os.path.dirname(a.destination) for a in made.libraries}
     if capability == "video":
         assert f"{LIB}/vdpau" in made.edits.library_dirs
+        assert made.variables == (("VDPAU_DRIVER_PATH", f"{LIB}/vdpau"),)
     else:
         assert f"{LIB}/gbm" in places
+        assert made.variables == (("GBM_BACKENDS_PATH", f"{LIB}/gbm:/{WHERE}/gbm"),)
         names = {os.path.basename(a.destination) for a in made.libraries}
         assert {"nvidia-drm_gbm.so", "libnvidia-allocator.so.1"} <= names, "both, of one file"
         assert f"{LIB}/gbm" not in made.edits.library_dirs
