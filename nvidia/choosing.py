@@ -196,7 +196,7 @@ def _notes(verdicts: tuple[Verdict, ...]) -> tuple[str, ...]:
     """
     reasons = dict.fromkeys(v.reason for v in verdicts if _is_worth_a_note(v))
     return tuple(
-        f"gpu: {reason}" if reason.startswith("the image has no C") else f"gpu: {reason}: left out"
+        f"gpu: {reason}" if reason.startswith("the image has no C ") else f"gpu: {reason}: left out"
         for reason in reasons
     )
 

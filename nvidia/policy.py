@@ -36,15 +36,16 @@ _EXTERNAL_PLATFORMS = "libnvidia-egl-"
 """Free libraries that distributions build too: tied to their libwayland, not to the driver."""
 _DISTRIBUTIONS = (
     ((2, 17), "CentOS 7"),
-    ((2, 28), "Debian 10, Rocky Linux 8"),
-    ((2, 31), "Debian 11, Ubuntu 20.04"),
-    ((2, 34), "Ubuntu 22.04, Rocky Linux 9"),
-    ((2, 35), "Ubuntu 22.04"),
-    ((2, 36), "Debian 12"),
-    ((2, 39), "Ubuntu 24.04, Rocky Linux 10"),
+    ((2, 28), "Debian 10 and Rocky Linux 8"),
+    ((2, 31), "Debian 11 and Ubuntu 20.04"),
+    ((2, 34), "Ubuntu 22.04 and Rocky Linux 9"),
+    ((2, 36), "Debian 12 and Ubuntu 24.04"),
+    ((2, 39), "Ubuntu 24.04 and Rocky Linux 10"),
     ((2, 41), "Debian 13"),
 )
 """The oldest common systems that have a glibc, or a newer one."""
+_PLATFORMS = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}
+_WHOLE = "use an image with all libraries of glibc, as those of distributions have them"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,15 @@ class Verdict:
     bits: int = 64
     hint: str = ""
     """The way out, of a fatal one."""
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why an image can load nothing of the host."""
+
+    reason: str
+    hint: str = ""
+    """The way out; empty: programs of the image do not miss the GPUs."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +138,24 @@ def newer_image(needs: tuple[str, ...]) -> str:
     if not number or not known:
         return "use an image with a newer distribution"
     version = ".".join(map(str, number))
-    return f"use an image with glibc {version} or newer, as {known} have"
+    return f"use an image with glibc {version} or newer, such as {known}"
+
+
+def obstacle_of(image: Loader) -> Obstacle:
+    """Return why no library of the host can be loaded in an image without a fitting glibc."""
+    machines = {image.machine, ldcache.COMPAT32.get(image.machine)}
+    if image.root.exists(f"/lib/ld-musl-{image.machine}.so.1"):
+        reason = "musl image (Alpine): NVIDIA's libraries need glibc"
+        return Obstacle(reason, "use an image based on Debian, Ubuntu or a Red Hat")
+    if image.machine in ldcache.COMPAT32.values():
+        return Obstacle("the image has no 32-bit C library")
+    for machine in sorted(ldcache.FLAGS.keys() - machines - set(ldcache.COMPAT32.values())):
+        if closure.glibc_of(Loader(image.root, machine, image.cache)):
+            reason = f"the image is for {machine}, and the driver for {image.machine}"
+            return Obstacle(reason, "use the image for this machine: udocker pull --platform")
+    return Obstacle(
+        "the image has no C library: only static programs run in it, without the driver"
+    )
 
 
 def _select(
@@ -171,8 +198,12 @@ class _Court:
 
     def select(self, capabilities: tuple[str, ...]) -> Selection:
         glibc = closure.glibc_of(self._image)
+        obstacle = None if glibc else obstacle_of(self._image)
         for library in self._wanted(capabilities):
-            self._judge_locked(library, "" if glibc else self._without_glibc())
+            if obstacle:
+                self._refuse(library, obstacle)
+            else:
+                self._judge_locked(library)
         if glibc:
             for library in self._neutral:
                 if set(library.capabilities).intersection(capabilities):
@@ -189,25 +220,20 @@ class _Court:
         opened = {name for base in bases for name in DLOPENED.get(base, ())}
         return serving + [a for a in self._locked if _base(a) in opened - bases]
 
-    def _without_glibc(self) -> str:
-        if self._image.root.exists(f"/lib/ld-musl-{self._image.machine}.so.1"):
-            return "musl image (Alpine): NVIDIA's libraries need glibc"
-        if self._image.machine in ldcache.COMPAT32.values():
-            return "the image has no 32-bit C library"
-        return "the image has no C library: only static programs run in it, without the driver"
-
-    def _judge_locked(self, library: DriverLibrary, fault: str) -> None:
-        fault = fault or self._fitting.misfit(library)
+    def _judge_locked(self, library: DriverLibrary) -> None:
+        fault = self._fitting.misfit(library)
         if not fault:
             self._keep(library, LOCKED, OK, "the one that fits the kernel module")
-            return
-        musl = fault.startswith("musl")
-        nothing = not musl and not closure.glibc_of(self._image)
-        core = _base(library) in libraries.CORE and library.bits == 64 and not nothing
-        hint = newer_image(library.glibc_needs)
-        if musl:
-            hint = "use an image based on Debian, Ubuntu or a Red Hat"
-        self._keep(library, LOCKED, FATAL if core else SKIP, fault, hint if core else "")
+        elif _is_core(library):
+            hint = newer_image(library.glibc_needs) if "too old" in fault else _WHOLE
+            self._keep(library, LOCKED, FATAL, fault, hint)
+        else:
+            self._keep(library, LOCKED, SKIP, fault)
+
+    def _refuse(self, library: DriverLibrary, obstacle: Obstacle) -> None:
+        fatal = obstacle.hint and _is_core(library)
+        hint = obstacle.hint if fatal else ""
+        self._keep(library, LOCKED, FATAL if fatal else SKIP, obstacle.reason, hint)
 
     def _judge_neutral(self, library: DriverLibrary) -> None:
         own = self._image.find(library.soname)
@@ -262,6 +288,10 @@ def _baked_verdict(file: baked.BakedFile, driver: Driver) -> Verdict:
 def _key(library: DriverLibrary) -> tuple[str, str]:
     """Return what tells a library from a plug-in that is a link to the same file."""
     return library.path, library.plugin_directory
+
+
+def _is_core(library: DriverLibrary) -> bool:
+    return _base(library) in libraries.CORE and library.bits == 64
 
 
 def _base(library: DriverLibrary) -> str:

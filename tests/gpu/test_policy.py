@@ -133,7 +133,7 @@ def test_without_the_core_an_image_is_refused_with_a_way_out(verdicts, image):
     made = verdicts(image("GLIBC_2.17"), files={f"{WHERE}/libcuda.so.{V}": library})
     assert made["libcuda.so.1"].decision == "fatal"
     assert made["libcuda.so.1"].hint == (
-        "use an image with glibc 2.28 or newer, as Debian 10, Rocky Linux 8 have"
+        "use an image with glibc 2.28 or newer, such as Debian 10 and Rocky Linux 8"
     )
 
 
@@ -275,13 +275,20 @@ def test_an_image_without_a_libc_is_not_refused(verdicts, image):
     assert "only static programs run in it" in made["libcuda.so.1"].reason
 
 
-def test_a_libc_of_another_machine_is_none(verdicts, image):
-    tree = image()
-    path = f"{tree.path}/{WHERE}/libc.so.6"
-    with open(path, "r+b") as file:
-        file.seek(18)
-        file.write(b"\x28")  # EM_ARM
-    assert "only static programs" in verdicts(tree)["libcuda.so.1"].reason
+def test_an_image_for_another_machine_is_refused(verdicts, image):
+    other = {"x86_64": "aarch64", "aarch64": "x86_64"}[drivertree.MACHINE]
+    libc = elffile.library("libc.so.6", machine=other, definitions=("GLIBC_2.36",))
+    made = verdicts(image("", files={"lib64/libc.so.6": libc}))["libcuda.so.1"]
+    assert made.decision == "fatal"
+    assert made.reason == f"the image is for {other}, and the driver for {drivertree.MACHINE}"
+    assert "--platform" in made.hint
+
+
+def test_a_core_library_without_company_is_told_what_lacks(verdicts, image):
+    library = needing("libcuda.so.1", ("libpthread.so.0", ("GLIBC_2.2.5",)))
+    made = verdicts(image(), files={f"{WHERE}/libcuda.so.{V}": library})["libcuda.so.1"]
+    assert made.reason == "libcuda.so.1 needs libpthread.so.0, which the image has not"
+    assert "all libraries of glibc" in made.hint
 
 
 TWIN_LIBC = "usr/lib/i386-linux-gnu/libc.so.6"
