@@ -35,6 +35,7 @@ _WATCHED = (
     ldconf.DIRECTORY,
     "/usr/local",
     "/usr/local/cuda/compat",
+    "/usr/local/cuda/compat/lib.real",
     "/usr/local/nvidia/lib64",
     "/usr/local/nvidia/lib",
 )
@@ -61,7 +62,7 @@ def place(
     words = [_FORMAT, driver.key, capabilities, machine, mode, library_path, image.origin]
     name = "gpu-" + cache.digest(*words, _identity(image, machine, capabilities, library_path))
     kept = from_json(cache.load(directory, f"{name}.json"))
-    if kept is not None and (not kept.cache_file or os.path.exists(kept.cache_file)):
+    if kept is not None and _still_holds(kept, image):
         return kept
     from udocker.nvidia import choosing
 
@@ -77,6 +78,12 @@ def place(
         text = f"gpu: cannot write to {directory}: {error.message}"
         raise GpuError(text, hint=error.hint) from error
     return made
+
+
+def _still_holds(kept: Placement, image: Root) -> bool:
+    """Tell whether the cache is there, and in the image what is hidden, in whatever directory."""
+    there = not kept.cache_file or os.path.exists(kept.cache_file)
+    return there and all(image.exists(shadow.destination) for shadow in kept.shadows)
 
 
 def _identity(

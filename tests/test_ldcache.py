@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udocker.host import ldcache
+from udocker.host import ldcache, loader
 from udocker.host.ldcache import Entry, LdCache
+from udocker.host.root import Root
 
 LDCONFIG = shutil.which("ldconfig", path="/sbin:/usr/sbin") or "ldconfig"
 FLAGS = ldcache.FLAGS[os.uname().machine]
@@ -126,6 +127,21 @@ def test_paths_are_those_of_the_right_machine(tmp_path):
     )
     assert cache.paths("liba.so", FLAGS) == ("/lib/liba.so",)
     assert cache.paths("libb.so", FLAGS) == ()
+
+
+def test_names_give_what_ldconfig_says():
+    """Every name in the cache of this machine, for its own programs."""
+    own = loader.Loader(Root(""), os.uname().machine)
+    wanted = {}
+    for line in listing(ldcache.PATH):
+        name, kind, path = line.split(" ", 1)[0], line.split("(", 1)[1], line.split(" => ")[1]
+        if kind.startswith("libc6,") and "hwcap" not in kind:
+            wanted.setdefault(name, os.path.realpath(path))
+    found = {name: own.find(name) for name in wanted}
+    assert {n: f.host_path for n, f in found.items() if f} == {
+        name: path for name, path in wanted.items() if own.facts(path)
+    }
+    assert len(wanted) > 20
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)

@@ -288,6 +288,18 @@ def test_what_a_container_changes_is_noticed(place, image, tmp_path, change):
     assert second != first
 
 
+def test_what_is_not_there_any_more_is_not_hidden(place, image):
+    entries = (Entry("libcuda.so.1", "/opt/deep/libcuda.so.1", FLAGS),)
+    files = {
+        "etc/ld.so.cache": ldcache.serialize(LdCache(entries)),
+        "opt/deep/libcuda.so.1": stub("libcuda.so.1"),
+    }
+    tree = image(files=files)
+    assert place(tree).shadows
+    os.unlink(f"{tree.path}/opt/deep/libcuda.so.1")
+    assert not place(tree).shadows
+
+
 def test_a_driver_that_was_updated_is_noticed(place, image, machine, tmp_path):
     first = place(image())
     shutil.rmtree(tmp_path / "machine")
