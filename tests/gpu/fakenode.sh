@@ -100,7 +100,7 @@ if [ -d "$tree/dev" ]; then
     mount --rbind "$work/dev" /dev
 fi
 
-ldconfig # as the driver's installer does; /etc is ours
+ldconfig -X # as the driver's installer does, all links being there; /etc is ours
 
 if [ -n "$user" ]; then
     home=$(getent passwd "$user" | cut -d: -f6)
