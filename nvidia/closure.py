@@ -10,6 +10,7 @@ import os
 
 from udocker.host.loader import Loader, search_path
 from udocker.nvidia.installation import DriverLibrary, glibc_version
+from udocker.nvidia.libraries import C_LIBRARY, FORBIDDEN, IMAGES_OWN
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -18,18 +19,8 @@ if TYPE_CHECKING:
 
     from udocker.host.loader import Library
 
-C_LIBRARY = (
-    *("libc.so.", "libm.so.", "libpthread.so.", "libdl.so.", "librt.so.", "libresolv.so."),
-    *("libutil.so.", "libanl.so.", "libnss_", "libnsl.so.1", "libthread_db.so.", "ld-linux"),
-)
-"""Parts of glibc; only a loader of the same build can load them."""
-FORBIDDEN = (*C_LIBRARY, "libgcc_s.so.", "libstdc++.so.")
-"""Never injected: a second copy, or an older one, breaks the programs of an image."""
-IMAGES_OWN = ("libcrypto.so.", "libssl.so.")
-"""Not brought along either: certificates, policies and modules of an image belong to its own."""
 MAX_BROUGHT = 256
 """Libraries that one image may need of the host, beside the driver's."""
-_WEAK = True
 
 
 @dataclass(frozen=True)
@@ -165,7 +156,7 @@ def _definitions(provider: DriverLibrary | Library) -> tuple[str, ...]:
 def _as_candidate(found: Library, name: str, host: Loader) -> DriverLibrary:
     facts = found.facts
     needs = (
-        (file, tuple(version for version, weak in versions if weak is not _WEAK))
+        (file, tuple(version for version, weak in versions if not weak))
         for file, versions in facts.version_needs
     )
     return DriverLibrary(

@@ -115,23 +115,17 @@ NEVER = (
 )
 """Parts of the host's desktop and X server."""
 
-FORBIDDEN = (
-    "ld-linux",
-    "ld-linux-x86-64",
-    "ld-linux-aarch64",
-    "libc",
-    "libm",
-    "libpthread",
-    "libdl",
-    "librt",
-    "libresolv",
-    "libutil",
-    "libnss_files",
-    "libnss_dns",
-    "libgcc_s",
-    "libstdc++",
+C_LIBRARY = (
+    *("libc.so.", "libm.so.", "libpthread.so.", "libdl.so.", "librt.so.", "libresolv.so."),
+    *("libutil.so.", "libanl.so.", "libnss_", "libnsl.so.1", "libthread_db.so.", "ld-linux"),
 )
-"""Parts of the C and C++ run time: the host's among the image's would break every program."""
+"""How the names of glibc's parts begin: only a loader of the same build can load them."""
+
+FORBIDDEN = (*C_LIBRARY, "libgcc_s.so.", "libstdc++.so.")
+"""Never injected: the host's among the image's would break every program."""
+
+IMAGES_OWN = ("libcrypto.so.", "libssl.so.")
+"""Not brought along either: certificates, policies and modules of an image belong to its own."""
 
 CATEGORIES: dict[str, tuple[str, ...]] = {
     "cuda": (COMPUTE,),
@@ -228,4 +222,5 @@ def library_capabilities(base: str, categories: tuple[str, ...]) -> tuple[str, .
 
 def is_injectable(base: str) -> bool:
     """Tell whether the library `base` may be put into a container at all."""
-    return base not in NEVER and base not in VENDOR_NEUTRAL and base not in FORBIDDEN
+    forbidden = f"{base}.so.".startswith(FORBIDDEN)
+    return base not in NEVER and base not in VENDOR_NEUTRAL and not forbidden

@@ -255,7 +255,7 @@ class _Court:
     def _tell_forbidden(self, glibc: str) -> None:
         names = {name for library in self._chosen.values() for name in library.needed}
         for name in sorted(names):
-            own = self._image.find(name) if name.startswith(closure.FORBIDDEN) else None
+            own = self._image.find(name) if name.startswith(libraries.FORBIDDEN) else None
             if own:
                 which = f" (glibc {glibc})" if name.startswith("libc.so.") else ""
                 reason = f"always the image's own, {own.path}{which}"

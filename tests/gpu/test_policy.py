@@ -14,7 +14,7 @@ from udocker.host import elffacts, ldcache
 from udocker.host.loader import Loader
 from udocker.host.probe import Host
 from udocker.host.root import Root
-from udocker.nvidia import driver, policy
+from udocker.nvidia import driver, libraries, policy
 from udocker.nvidia.closure import Fitting
 from udocker.nvidia.installation import DriverLibrary
 
@@ -348,7 +348,7 @@ def test_the_closure_of_every_library_of_this_machine_is_that_of_its_loader():
     for name in names[:: max(1, len(names) // 60)]:
         found = host.open(f"{directory}/{name}")
         theirs = ldd(f"{directory}/{name}") if found else None
-        if theirs is None or name.startswith(policy.closure.FORBIDDEN):
+        if theirs is None or name.startswith(libraries.FORBIDDEN):
             continue
         asked = DriverLibrary(found.host_path, name, (), (), needed=found.facts.needed)
         fitting = Fitting((), (), nothing, host)
@@ -356,7 +356,7 @@ def test_the_closure_of_every_library_of_this_machine_is_that_of_its_loader():
         expected = {
             os.path.realpath(path)
             for wanted, path in theirs.items()
-            if not wanted.startswith((*policy.closure.FORBIDDEN, *policy.closure.IMAGES_OWN))
+            if not wanted.startswith((*libraries.FORBIDDEN, *libraries.IMAGES_OWN))
         }
         reached = expected - behind_forbidden(theirs, found, host)
         assert reached <= ours <= expected, name
@@ -370,7 +370,7 @@ def behind_forbidden(theirs, found, host):
     while pending:
         for name in pending.pop().facts.needed:
             library = host.open(theirs[name]) if name in theirs else None
-            left_out = name.startswith((*policy.closure.FORBIDDEN, *policy.closure.IMAGES_OWN))
+            left_out = name.startswith((*libraries.FORBIDDEN, *libraries.IMAGES_OWN))
             if library and not left_out and library.host_path not in reachable:
                 reachable.add(library.host_path)
                 pending.append(library)
