@@ -61,6 +61,7 @@ def choose(
         first=first,
         library_path=path.value,
         variables=tuple(_variables(selection, image, machine)),
+        cuda=decision.cuda,
         notes=(
             *_notes(selection.verdicts),
             *_smaller_notes(driver, capabilities),
@@ -95,13 +96,18 @@ def merged(loader: Loader, selection: Selection, decision: compat.Decision) -> L
     flags = ldcache.FLAGS[machine]
     locked = [*_compat_entries(decision, flags), *_entries(selection.first, machine, first=True)]
     taken = {(entry.name, entry.flags) for entry in locked}
-    aside = () if decision.use else decision.directories
     own = [e for e in known.entries if (e.name, e.flags) not in taken]
-    own = [e for e in own if not aside or image.locate(os.path.dirname(e.path)) not in aside]
+    if not decision.use and decision.directories:
+        places = {directory: image.locate(directory) for directory in map(_directory_of, own)}
+        own = [e for e in own if places[_directory_of(e)] not in decision.directories]
     present = {(entry.name, entry.flags) for entry in own}
     last = _entries(selection.fallback, machine, first=False)
     missing = [entry for entry in last if (entry.name, entry.flags) not in present]
     return LdCache((*locked, *own, *missing), known.hwcaps)
+
+
+def _directory_of(entry: Entry) -> str:
+    return os.path.dirname(entry.path)
 
 
 def _refuse(verdicts: tuple[Verdict, ...]) -> None:

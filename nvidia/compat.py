@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from udocker.errors import GpuError
+from udocker.nvidia import cuda
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -53,6 +54,8 @@ class Decision:
     """Of the driver that they are from (`590.44.01`)."""
     directories: tuple[str, ...] = ()
     """All directories of the image, free of links, that hold such libraries."""
+    cuda: tuple[int, int] | None = None
+    """The CUDA version that programs get by them, where they are used and it is known."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,16 @@ def decide(image: Root, driver_version: str, mode: str = "auto") -> Decision:
     if not found:
         return Decision(False, directories=directories)
     path = max(found, key=lambda path: _numbers(_version_of(path)))
-    use, reason = _judge(image, path, len(found), driver_version, mode)
-    libraries = tuple(_libraries(image, os.path.dirname(path)))
-    return Decision(use, libraries, reason, _version_of(path), directories)
+    version, note = _version_of(path), _note(image, path)
+    use, reason = _judge(version, note, len(found), driver_version, mode)
+    return Decision(
+        use=use,
+        libraries=tuple(_libraries(image, os.path.dirname(path))),
+        reason=reason,
+        version=version,
+        directories=directories,
+        cuda=_cuda_of(version, note) if use else None,
+    )
 
 
 def parse_note(data: bytes) -> Note | None:
@@ -106,8 +116,7 @@ def parse_note(data: bytes) -> Note | None:
     return Note(cuda, tuple(branches))
 
 
-def _judge(image: Root, path: str, count: int, host: str, mode: str) -> tuple[bool, str]:
-    version = _version_of(path)
+def _judge(version: str, note: Note | None, count: int, host: str, mode: str) -> tuple[bool, str]:
     name = f"the image's cuda-compat {version}"
     if mode == "off":
         return False, f"{name} is set aside: it was not wanted"
@@ -116,7 +125,6 @@ def _judge(image: Root, path: str, count: int, host: str, mode: str) -> tuple[bo
     if count > 1:
         return False, f"the image has {count} versions of cuda-compat: none is used"
     ours, theirs = _numbers(host), _numbers(version)
-    note = _note(image, path)
     if note is not None and ours[:1] and ours[0] not in note.branches:
         return False, f"{name} is set aside: it does not run on drivers {ours[0]}"
     if note is not None and theirs > ours:
@@ -124,6 +132,11 @@ def _judge(image: Root, path: str, count: int, host: str, mode: str) -> tuple[bo
     if note is None and theirs[:1] > ours[:1]:
         return True, f"{name} is used: it is newer than the driver {host}"
     return False, f"{name} is set aside: it is not newer than the driver {host}"
+
+
+def _cuda_of(version: str, note: Note | None) -> tuple[int, int] | None:
+    numbers = _numbers(note.cuda) if note else ()
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else cuda.version_of(version)
 
 
 def _note(image: Root, path: str) -> Note | None:

@@ -93,7 +93,7 @@ def _plan(
     notes = wish.notes + node_notes + placed.notes
     if libraries.COMPUTE in capabilities:
         notes += nvswitch.notes(host, len(gpus))
-    facts = requirement.facts_of(found.version, len(gpus))
+    facts = requirement.facts_of(found.version, len(gpus), placed.cuda)
     notes += requirement.unmet(request.program_env, facts, strict=request.strict)
     return GpuPlan(edits, notes, gpus, placed.shadow_binds)
 

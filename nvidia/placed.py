@@ -46,6 +46,8 @@ class Placement:
     """What LD_LIBRARY_PATH becomes; None: it stays."""
     variables: tuple[tuple[str, str], ...] = ()
     """By which programs find plug-ins, unless they are told otherwise already."""
+    cuda: tuple[int, int] | None = None
+    """Of the image's own newer driver library, where that is used."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -84,6 +86,7 @@ def to_json(made: Placement) -> list[Any]:
         made.first,
         made.library_path,
         made.variables,
+        made.cuda,
         made.notes,
     ]
 
@@ -91,7 +94,7 @@ def to_json(made: Placement) -> list[Any]:
 def from_json(value: Any) -> Placement | None:
     """Return the placement that `to_json` wrote; None for anything else."""
     try:
-        held, cache_file, shadows, first, library_path, variables, notes = value
+        held, cache_file, shadows, first, library_path, variables, cuda, notes = value
         return Placement(
             tuple(Placed(source, to, tuple(names)) for source, to, names in held),
             cache_file,
@@ -99,7 +102,8 @@ def from_json(value: Any) -> Placement | None:
             tuple(first),
             library_path,
             tuple((name, text) for name, text in variables),
+            None if cuda is None else (cuda[0], cuda[1]),
             tuple(notes),
         )
-    except (TypeError, ValueError):
+    except (LookupError, TypeError, ValueError):
         return None

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from udocker.host.root import Root
     from udocker.nvidia.installation import Driver
 
-_FORMAT = 3
+_FORMAT = 4
 _WATCHED = (
     ldcache.PATH,
     ldconf.PATH,

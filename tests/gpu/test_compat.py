@@ -91,6 +91,9 @@ def test_the_rule_of_nvidia_decides(image, version, section, host, use, reason):
     assert made.use == use
     assert reason in made.reason
     assert made.version == version
+    assert made.cuda == (
+        ((13, 1) if section or version.startswith("590") else (13, 0)) if use else None
+    )
     assert [(a.soname, a.path) for a in made.libraries] == [
         ("libcuda.so.1", f"/{COMPAT}/libcuda.so.{version}"),
         ("libnvidia-ptxjitcompiler.so.1", f"/{COMPAT}/libnvidia-ptxjitcompiler.so.{version}"),

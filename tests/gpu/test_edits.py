@@ -24,8 +24,10 @@ ASKS = (("NVIDIA_VISIBLE_DEVICES", "all"),)
 def plan(machine, image, tmp_path):
     """A function that plans for a machine of two GPUs; its words replace the ordinary."""
 
-    def make(selection="all", *, host=None, tree=None, environment=(), env=(), capabilities=()):
-        request = GpuRequest(selection, capabilities, env)
+    def make(
+        selection="all", *, host=None, tree=None, environment=(), env=(), capabilities=(), **words
+    ):
+        request = GpuRequest(selection, capabilities, env, **words)
         host = host or Host(str(tmp_path / "machine"))
         if not os.path.exists(host.root):
             machine(gpus=2)
@@ -270,3 +272,14 @@ def test_the_answers_place_must_be_writable(machine, image):
 def test_old_programs_of_32_bits_are_told_that_they_get_nothing(plan):
     made = plan(capabilities=("compute", "compat32"))
     assert [note for note in made.notes if "compat32" in note]
+
+
+def test_the_images_own_newer_cuda_meets_its_requirement(plan, machine, image):
+    host = machine(version="535.183.01")
+    library = drivertree.stub_library("libcuda.so.1")
+    tree = image(files={"usr/local/cuda/compat/libcuda.so.590.44.01": library})
+    env = (("NVIDIA_REQUIRE_CUDA", "cuda>=13.0"),)
+    (note,) = plan(host=host, tree=tree, env=env, compat="off").notes
+    assert "cuda>=13.0" in note
+    (note,) = plan(host=host, tree=tree, env=env).notes
+    assert "cuda-compat 590.44.01 is used" in note
