@@ -37,8 +37,6 @@ class _Shelf:
     directory: str
     """Absolute path in `root`."""
     names: tuple[str, ...]
-    plugin_directory: str = ""
-    """The name of the directory when it is one of plug-ins."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def find(host: Host, module: KernelModule, key: str, environment: Mapping[str, s
         binaries=tuple(search.binaries(claim)),
         files=tuple(search.configurations(claim)),
         sockets=tuple(_sockets(Root(host.root))),
-        other_versions=search.other_versions,
+        other_versions=search.other_versions(),
         source=claim.source,
         layout=_layout(found),
         flavour=module.flavour,
@@ -104,6 +102,7 @@ class _Search:
         self._version = version
         self._roots = {tree: Root(host.root + tree) for tree in trees}
         self._binary_places = hostlayout.binary_directories(trees)
+        self._others: tuple[str, ...] = ()
         self.unreadable: dict[str, None] = {}
         self._facts: dict[str, ElfFacts | None] = {}
         self._shelves: dict[str, _Shelf] = {}
@@ -130,9 +129,8 @@ class _Search:
             self._shelves[path] = _Shelf(place, root, place.directory, names)
         return self._shelves[path]
 
-    @property
     def other_versions(self) -> tuple[str, ...]:
-        """Versions of libcuda on disk other than the loaded one, oldest first."""
+        """Return the versions of libcuda on disk other than the loaded one, oldest first."""
         prefix = "libcuda.so."
         held = (name for shelf in self._shelves.values() for name in shelf.names)
         versions = {name[len(prefix) :] for name in held if name.startswith(prefix)}
@@ -141,10 +139,11 @@ class _Search:
 
     def locked(self, claim: Claim) -> Iterator[_Library]:
         """Yield the driver's libraries of both sizes, the first of each name."""
-        listed = dict(claim.libraries)
-        for other in self.other_versions:  # the list may be newer than the kernel
-            listed = {n: words for n, words in listed.items() if not n.endswith(f".{other}")}
-        first = filter(None, map(self._add, claim.places))
+        first = tuple(filter(None, map(self._add, claim.places)))
+        self._others = self.other_versions()
+        endings = tuple(f".{other}" for other in self._others)
+        # the list may be newer than the kernel
+        listed = {n: words for n, words in claim.libraries.items() if not n.endswith(endings)}
         seen = set()
         for shelf in dict.fromkeys((*first, *self._shelves.values())):
             for part in (shelf, *_plugins(shelf)):
@@ -169,11 +168,12 @@ class _Search:
                 self._note_unreadable(shelf, name)
                 continue
             base = name.partition(".so")[0]
-            plugin = shelf.plugin_directory == "gbm"
-            soname = name if plugin or not facts.soname or "/" in facts.soname else facts.soname
-            extra = () if plugin else _extra_names(base, soname, names)
+            plugin = libraries.PLUGINS.get(base, "")  # Debian has them among the others
+            is_alias = plugin == "gbm"
+            soname = name if is_alias or not facts.soname or "/" in facts.soname else facts.soname
+            extra = () if is_alias else _extra_names(base, soname, names)
             capabilities = libraries.library_capabilities(base, listed.get(name, ()))
-            yield _library_of(path, facts, soname, extra, capabilities, shelf.plugin_directory)
+            yield _library_of(path, facts, soname, extra, capabilities, plugin)
 
     def _note_unreadable(self, shelf: _Shelf, name: str) -> None:
         if name in [f"{base}.so.{self._version}" for base in libraries.CORE]:
@@ -189,7 +189,7 @@ class _Search:
     def _is_of_other_version(self, path: str) -> bool:
         """Tell whether a link with the right version leads to a file of another."""
         version = os.path.basename(path).partition(".so.")[2]
-        return is_version(version) and version in self.other_versions
+        return version in self._others
 
     def _read(self, path: str | None) -> ElfFacts | None:
         """Return the facts of a library for this machine, of either size; None for the rest."""
@@ -280,7 +280,7 @@ def _plugins(shelf: _Shelf) -> Iterator[_Shelf]:
     for name in libraries.PLUGIN_DIRECTORIES:
         if name in shelf.names:
             directory = f"{shelf.directory}/{name}"
-            yield _Shelf(shelf.place, shelf.root, directory, shelf.root.listdir(directory), name)
+            yield _Shelf(shelf.place, shelf.root, directory, shelf.root.listdir(directory))
 
 
 def _library_of(

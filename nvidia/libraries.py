@@ -81,8 +81,9 @@ UNVERSIONED = (
 UNKNOWN_LIBRARY = (COMPUTE, GRAPHICS)
 """A versioned library newer than this table: one too many costs nothing, one missing much."""
 
+PLUGINS = {"libvdpau_nvidia": "vdpau", "nvidia-drm_gbm": "gbm"}
+"""Libraries that programs look for in a directory of this name beside the others."""
 PLUGIN_DIRECTORIES = ("vdpau", "gbm")
-"""Directories beside the libraries whose files are looked for there."""
 
 CORE = ("libcuda", "libnvidia-ml")
 """Libraries without which a capability is not there at all."""

@@ -82,11 +82,28 @@ def make_links_absolute(root, layout, prefix=""):
 
 
 def use_alternatives(root):
-    """Let Debian's links by way of `/etc/alternatives` stand in the ordinary directory."""
+    """Do what Debian's packages of the driver do: a directory with all, links to some of it.
+
+    Source: the postinst script of nvidia-alternative 535.
+    """
     directory = library_directory("deb")
-    for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
-        alternative = f"etc/alternatives/nvidia--{name}"
-        drivertree.link(root, alternative, f"/{directory}/nvidia/current/{name}")
+    current = f"{directory}/nvidia/current"
+    for plugin in ("vdpau/libvdpau_nvidia.so.1", "gbm/nvidia-drm_gbm.so"):
+        where = os.path.join(root, current, os.path.dirname(plugin))
+        for name in os.listdir(where):
+            os.rename(os.path.join(where, name), os.path.join(root, current, name))
+        os.rmdir(where)
+    gbm = os.path.join(root, current, "nvidia-drm_gbm.so")
+    os.unlink(gbm)
+    os.symlink("libnvidia-allocator.so.1", gbm)
+    for name in (
+        "libcuda.so.1",
+        "libnvidia-ml.so.1",
+        "vdpau/libvdpau_nvidia.so.1",
+        "gbm/nvidia-drm_gbm.so",
+    ):
+        alternative = f"etc/alternatives/nvidia--{os.path.basename(name)}"
+        drivertree.link(root, alternative, f"/{current}/{os.path.basename(name)}")
         drivertree.link(root, f"{directory}/{name}", f"/{alternative}")
 
 

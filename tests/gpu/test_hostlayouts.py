@@ -133,7 +133,9 @@ def test_every_library_of_a_driver_is_found_but_the_desktops(machine):
 
 def test_alternatives_of_debian_lead_to_the_current_driver(machine):
     host = machine("alternatives")
+    plain = {(a.plugin_directory, a.soname) for a in driver.find(host).libraries}
     drivervariants.use_alternatives(host.root)
+    assert {(a.plugin_directory, a.soname) for a in driver.find(host).libraries} == plain
     older = f"usr/lib/{drivertree.MACHINE}-linux-gnu/nvidia/tesla-535/libcuda.so.{OLD}"
     drivertree.write(host.root, older, drivertree.stub_library("libcuda.so.1"))
     found = driver.find(host)
