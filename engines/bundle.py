@@ -113,7 +113,7 @@ def _linux(spec: RuntimeSpec) -> dict[str, Any]:
 def _mounts(seen: View, *, terminal: bool) -> Iterator[dict[str, Any]]:
     ours = {mount.destination for mount in seen.placed}
     for mount in seen.placed:
-        if mount.destination in _made_by_runtimes():
+        if mount.destination in _made_by_runtimes() or mount.destination.startswith(_REFUSED):
             continue
         if mount.destination == _TERMINALS and terminal:
             yield _mount(_TERMINALS, "devpts", "devpts", _OWN_TERMINALS)
@@ -129,6 +129,8 @@ def _mounts(seen: View, *, terminal: bool) -> Iterator[dict[str, Any]]:
             yield _mount(mount.destination, mount.kind, mount.kind, options)
 
 
+_REFUSED = "/proc/driver/"
+"""runc starts nothing with a mount there ("inside /proc"); programs can do without the driver's."""
 _TERMINALS = "/dev/pts"
 _OWN_TERMINALS = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620")
 """From the host's, which nobody may make new ones in, the program's own cannot come."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import os
-
 from udocker.containers.spec import Bind, ContainerEdits
 from udocker.errors import GpuError
-from udocker.nvidia import driver, libraries, nvswitch, placement, requirement, selection, wishes
+from udocker.nvidia import (
+    driver,
+    libraries,
+    nvswitch,
+    placement,
+    procfiles,
+    requirement,
+    selection,
+    wishes,
+)
 from udocker.nvidia.gpus import find_gpus
-from udocker.nvidia.nodes import find_nodes
+from udocker.nvidia.nodes import find_nodes, make_missing
 from udocker.nvidia.wishes import GpuRequest as GpuRequest
 from udocker.values import dataclass
 
@@ -20,9 +27,7 @@ if TYPE_CHECKING:
     from udocker.host.root import Root
     from udocker.nvidia.driver import Driver
     from udocker.nvidia.gpus import Gpu
-
-_MPS_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
-_MPS_DIRECTORY = "/tmp/nvidia-mps"
+    from udocker.nvidia.wishes import Wish
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ def _plan(
     wish = wishes.read(request)
     capabilities = wish.capabilities
     found = usable(host, driver.load(host, cache_directory, environment), environment)
-    gpus = selection.select(find_gpus(host), wish.selection, environment)
-    nodes, node_notes = find_nodes(host, gpus, capabilities)
+    gpus = _gpus(host, wish, found, cache_directory, environment)
+    nodes, node_notes = find_nodes(host, gpus, wish)
     program = dict(request.program_env)
     placed = placement.place(
         found,
@@ -86,16 +91,32 @@ def _plan(
     edits = ContainerEdits(
         env=selection.visible_devices(gpus, wish.selection, environment)
         + tuple(pair for pair in placed.variables if pair[0] not in program),
-        device_nodes=nodes,
-        binds=_file_binds(found, capabilities),
+        binds=_file_binds(found, capabilities)
+        + procfiles.profile(gpus, capabilities, cache_directory),
     )
-    edits = edits | placed.edits | _mps_edits(host, capabilities, environment)
+    edits |= nodes | placed.edits | procfiles.services(host, capabilities, environment)
     notes = wish.notes + node_notes + placed.notes
     if libraries.COMPUTE in capabilities:
         notes += nvswitch.notes(host, len(gpus))
     facts = requirement.facts_of(found.version, len(gpus), placed.cuda)
     notes += requirement.unmet(request.program_env, facts, strict=request.strict)
-    return GpuPlan(edits, notes, gpus, placed.shadow_binds)
+    shadows = placed.shadow_binds + procfiles.parameters(host, cache_directory)
+    return GpuPlan(edits, notes, gpus, shadows)
+
+
+def _gpus(
+    host: Host, wish: Wish, found: Driver, directory: str, environment: Mapping[str, str]
+) -> tuple[Gpu, ...]:
+    """Return the GPUs that are meant, with the names of their parts where those matter."""
+    known = find_gpus(host)
+    if make_missing(host, known):
+        known = find_gpus(host)
+    if selection.needs_names(known, wish.selection):
+        from udocker.nvidia import partnames
+
+        words = f"{wish.selection},{environment.get(selection.CUDA_VARIABLE, '')}".split(",")
+        known = partnames.with_names(known, found, host.boot_id, directory, tuple(words))
+    return selection.select(known, wish.selection, environment, whole_names=wish.whole_names)
 
 
 def usable(host: Host, found: Driver | None, environment: Mapping[str, str]) -> Driver:
@@ -125,18 +146,3 @@ def _file_binds(found: Driver, capabilities: tuple[str, ...]) -> tuple[Bind, ...
         if socket.capability in capabilities
     ]
     return (*files, *sockets)
-
-
-def _mps_edits(
-    host: Host, capabilities: tuple[str, ...], environment: Mapping[str, str]
-) -> ContainerEdits:
-    """Return the way to the daemon that shares GPUs between processes, if one is set up."""
-    named = environment.get(_MPS_VARIABLE, "")
-    directory = named or _MPS_DIRECTORY
-    usable = directory.startswith("/") and os.path.isdir(host.path(directory))
-    if libraries.COMPUTE not in capabilities or not usable:
-        return ContainerEdits()
-    return ContainerEdits(
-        env=((_MPS_VARIABLE, directory),) if named else (),
-        binds=(Bind(host.path(directory), directory),),
-    )

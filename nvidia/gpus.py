@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 
+from udocker.nvidia import mig
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.host.probe import Host
+    from udocker.nvidia.mig import MigDevice
 
 DIRECTORY = "/proc/driver/nvidia/gpus"
 
@@ -30,6 +32,10 @@ class Gpu:
     model: str
     accessible: bool
     """Whether this user, in this job's cgroup, may open the node."""
+    mig: tuple[MigDevice, ...] = ()
+    """Its parts, of a GPU in MIG mode; programs use them and not the whole."""
+    denial: str = ""
+    """Why it is not accessible: `missing`, `not permitted`, ..."""
 
     @property
     def node(self) -> str:
@@ -53,25 +59,50 @@ def _read_gpu(host: Host, name: str) -> Gpu | None:
         key, _, value = line.partition(":")
         facts[key.strip()] = value.strip()
     minor = facts.get("Device Minor", "")
-    if not minor.isdigit() or facts.get("GPU Excluded") == "Yes" or not pci_key(name):
+    if (
+        not (minor.isdecimal() and len(minor) < 8)
+        or facts.get("GPU Excluded") == "Yes"
+        or not pci_key(name)
+    ):
         return None
-    uuid = facts.get("GPU UUID", "")
+    number, uuid = int(minor), facts.get("GPU UUID", "")
+    denial = _denial(host.path(f"/dev/nvidia{number}"))
     return Gpu(
         pci=name.lower(),
-        minor=int(minor),
+        minor=number,
         uuid="" if "?" in uuid else uuid,
         model=facts.get("Model", ""),
-        accessible=_may_open(host.path(f"/dev/nvidia{minor}")),
+        accessible=not denial,
+        mig=mig.find_devices(host, number),
+        denial=denial,
     )
 
 
-def _may_open(path: str) -> bool:
-    """Tell whether a device could be opened.
+def _denial(path: str) -> str:
+    """Return why a device cannot be opened; empty when it can.
 
     access(2) asks the device cgroup as open(2) does (`inode_permission` in fs/namei.c), but does
     not wake a sleeping GPU, which takes seconds where no persistence daemon runs.
     """
-    return os.access(path, os.R_OK | os.W_OK)
+    if os.access(path, os.R_OK | os.W_OK):
+        return ""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return "missing"
+    group_only = status.st_mode & 0o066 == 0o060
+    if group_only and status.st_gid not in (os.getegid(), *os.getgroups()):
+        return f"for group {_group_name(status.st_gid)} only, of which this user is not"
+    return "not permitted"
+
+
+def _group_name(gid: int) -> str:
+    import grp
+
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
 
 
 def pci_key(text: str) -> tuple[int, ...] | None:

@@ -9,7 +9,12 @@ from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TypeVar
+
     from udocker.nvidia.driver import Driver
+
+    _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,19 @@ class NvmlGpu:
     pci: str
     """Domain, bus, device and function, `0000:1b:00.0`."""
     memory_bytes: int
+
+
+@dataclass(frozen=True)
+class NvmlPart:
+    """A MIG device as NVML describes it."""
+
+    gpu_minor: int
+    """Of the GPU that it is a part of."""
+    gi: int
+    ci: int
+    uuid: str
+    name: str
+    """With its profile: `NVIDIA H200 MIG 1g.18gb`."""
 
 
 _CAUSES = {
@@ -41,6 +59,25 @@ def list_gpus(driver: Driver) -> tuple[NvmlGpu, ...]:
 
     The library stays loaded: a process can ask one driver only. Raises GpuError with the cause.
     """
+    return _asked(driver, lambda: tuple(_describe(index) for index in range(_count())))
+
+
+def list_parts(driver: Driver) -> tuple[NvmlPart, ...]:
+    """Return the MIG devices that NVML sees in this process, GPU after GPU, in its order.
+
+    Raises GpuError as `list_gpus` does.
+    """
+    return _asked(
+        driver, lambda: tuple(part for index in range(_count()) for part in _parts(index))
+    )
+
+
+def _count() -> int:
+    return int(pynvml.nvmlDeviceGetCount())
+
+
+def _asked(driver: Driver, question: Callable[[], tuple[_T, ...]]) -> tuple[_T, ...]:
+    """Return the answer to `question` by NVML of `driver`."""
     paths = [a.path for a in driver.libraries if a.soname == "libnvidia-ml.so.1"]
     if not paths:
         raise GpuError(f"gpu: driver {driver.version} has no libnvidia-ml.so.1 on disk")
@@ -51,7 +88,7 @@ def list_gpus(driver: Driver) -> tuple[NvmlGpu, ...]:
     except (OSError, pynvml.NVMLError) as error:
         raise _failure(error) from error
     try:
-        return tuple(_describe(index) for index in range(pynvml.nvmlDeviceGetCount()))
+        return question()
     except pynvml.NVMLError as error:
         raise _failure(error) from error
     finally:
@@ -69,6 +106,28 @@ def _describe(index: int) -> NvmlGpu:
         pci=f"{domain[-4:]}:{rest}",
         memory_bytes=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
     )
+
+
+def _parts(index: int) -> Iterator[NvmlPart]:
+    gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+    try:
+        current, _ = pynvml.nvmlDeviceGetMigMode(gpu)
+        most = pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu) if current else 0
+    except pynvml.NVMLError:  # a GPU that cannot be parted
+        return
+    minor = pynvml.nvmlDeviceGetMinorNumber(gpu)
+    for number in range(most):
+        try:
+            part = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, number)
+        except pynvml.NVMLError_NotFound:
+            continue
+        yield NvmlPart(
+            gpu_minor=minor,
+            gi=pynvml.nvmlDeviceGetGpuInstanceId(part),
+            ci=pynvml.nvmlDeviceGetComputeInstanceId(part),
+            uuid=pynvml.nvmlDeviceGetUUID(part),
+            name=pynvml.nvmlDeviceGetName(part),
+        )
 
 
 def _failure(error: Exception) -> GpuError:

@@ -145,6 +145,13 @@ def test_a_volume_brings_the_mounts_below_it_but_not_the_container_itself(spec, 
         assert "ro" in below[f"/host{point[4:]}"]["options"]
 
 
+def test_nothing_is_mounted_where_runc_refuses_it(spec, tmp_path):
+    (tmp_path / "params").write_text("ModifyDeviceFiles: 0")
+    bind = Bind(str(tmp_path / "params"), "/proc/driver/nvidia/params", readonly=True)
+    found = mounts(replace(spec, edits=ContainerEdits(binds=(bind,))))
+    assert [place for place in found if place.startswith("/proc/")] == []
+
+
 def test_what_json_cannot_say_is_refused(spec):
     process = replace(spec.process, env=(("A", "\udcff"),))
     with pytest.raises(StartError, match="not UTF-8"):

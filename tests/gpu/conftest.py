@@ -11,7 +11,7 @@ from collections import namedtuple
 
 import pytest
 
-from gpu import drivertree, hostimage
+from gpu import drivertree, hostimage, kerneltree
 from udocker.host.probe import Host
 from udocker.host.root import Root
 
@@ -24,6 +24,18 @@ def machine(tmp_path):
 
     def make(layout="deb", **words):
         return Host(drivertree.build(str(tmp_path / "machine"), layout, **words))
+
+    return make
+
+
+@pytest.fixture
+def kernel(tmp_path):
+    """A function that makes a machine with a kernel module and no file of its driver."""
+
+    def make(**words):
+        root = str(tmp_path / "machine")
+        kerneltree.build_kernel(root, **words)
+        return Host(root)
 
     return make
 

@@ -13,8 +13,14 @@ import subprocess
 import sys
 import tempfile
 
-VERSION = "580.159.04"
-MACHINE = os.uname().machine
+try:
+    from gpu import kerneltree
+except ImportError:  # run as a script, beside the other
+    import kerneltree
+
+VERSION, MACHINE = kerneltree.VERSION, kerneltree.MACHINE
+uuid, pci, write, link = kerneltree.uuid, kerneltree.pci, kerneltree.write, kerneltree.link
+build_kernel = kerneltree.build_kernel
 LAYOUTS = {
     "deb": (f"usr/lib/{MACHINE}-linux-gnu", "usr/bin", "usr/share"),
     "rhel": ("usr/lib64", "usr/bin", "usr/share"),
@@ -120,36 +126,8 @@ CONFIGS = (
     "egl/egl_external_platform.d/20_nvidia_xcb.json",
     "egl/egl_external_platform.d/20_nvidia_xlib.json",
 )
-CONTROL_NODES = {"nvidiactl": "195:255", "nvidia-modeset": "195:254"}
-CONTROL_NODES.update({"nvidia-uvm": "511:0", "nvidia-uvm-tools": "511:1"})
 _PLACEHOLDER = b"soname-to-be-overwritten-by-drivertree-with-a-shorter-one"
 _SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fake")
-
-
-def uuid(minor):
-    """Return the UUID of the fake GPU whose node is `/dev/nvidia<minor>`."""
-    return f"GPU-f000000{minor}-1111-2222-3333-444455556666"
-
-
-def pci(minor):
-    """Return its PCI address, which falls as minors rise (as in fake/node.h)."""
-    return f"0000:{0x22 - minor:02x}:00.0"
-
-
-def write(root, path, content="", mode=0o644):
-    """Write a file below `root`, with its directories."""
-    full = os.path.join(root, path)
-    os.makedirs(os.path.dirname(full), exist_ok=True)
-    with open(full, "wb") as file:
-        file.write(content if isinstance(content, bytes) else content.encode())
-    os.chmod(full, mode)
-
-
-def link(root, path, target):
-    """Make a symbolic link below `root`, with its directories."""
-    full = os.path.join(root, path)
-    os.makedirs(os.path.dirname(full), exist_ok=True)
-    os.symlink(target, full)
 
 
 @functools.cache
@@ -205,8 +183,8 @@ def stub_library(soname):
     return compiled()["stub"].replace(_PLACEHOLDER, name.ljust(len(_PLACEHOLDER), b"\0"))
 
 
-def build(root, layout="deb", *, gpus=1, version=VERSION, file_list=True, nodes=True):
-    """Dress the directory `root` as a machine with `gpus` GPUs and return it."""
+def build(root, layout="deb", *, version=VERSION, file_list=True, **kernel):
+    """Dress the directory `root` as a machine and return it; `kernel` as `build_kernel` has it."""
     libraries, programs, share = LAYOUTS[layout]
     _build_libraries(root, libraries, version)
     write(root, f"{programs}/nvidia-smi", compiled(version)["smi"], 0o755)
@@ -219,7 +197,7 @@ def build(root, layout="deb", *, gpus=1, version=VERSION, file_list=True, nodes=
     write(root, "run/nvidia-persistenced/socket")
     if file_list:
         write(root, f"{share}/nvidia/files.d/sandboxutils-filelist.json", _file_list(version))
-    build_kernel(root, gpus=gpus, version=version, nodes=nodes)
+    build_kernel(root, version=version, **kernel)
     return root
 
 
@@ -264,30 +242,6 @@ def _file_list(version):
     ):
         entries += [{"name": name, "type": kind, "category": [category]} for name in names]
     return json.dumps(entries, indent=1)
-
-
-def build_kernel(root, *, gpus=1, version=VERSION, nodes=True):
-    """Add what the kernel module shows: /proc, /sys and, as files, the nodes of `gpus` GPUs."""
-    write(
-        root,
-        "proc/driver/nvidia/version",
-        f"NVRM version: NVIDIA UNIX Open Kernel Module for {MACHINE}  {version}  Release Build\n"
-        "GCC version:  gcc version 13.3.0\n",
-    )
-    write(root, "sys/module/nvidia/version", f"{version}\n")
-    write(root, "proc/sys/kernel/random/boot_id", "0c0ffee0-0000-4000-8000-000000000000\n")
-    numbers = dict(CONTROL_NODES)
-    for minor in range(gpus):
-        write(
-            root,
-            f"proc/driver/nvidia/gpus/{pci(minor)}/information",
-            "Model: \t\t NVIDIA Fake GPU\nIRQ:   \t\t 179\n"
-            f"GPU UUID: \t {uuid(minor)}\nBus Type: \t PCIe\nBus Location: \t {pci(minor)}\n"
-            f"Device Minor: \t {minor}\nGPU Firmware: \t {version}\nGPU Excluded:\t No\n",
-        )
-        numbers[f"nvidia{minor}"] = f"195:{minor}"
-    for name, number in numbers.items() if nodes else ():
-        write(root, f"dev/{name}", f"c {number}\n", 0o666)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from gpu.drivertree import uuid
 from udocker.errors import GpuError
 from udocker.nvidia import selection
 from udocker.nvidia.gpus import Gpu, find_gpus
-from udocker.nvidia.nodes import find_nodes
 
 # Four GPUs, the third another job's. PCI order is the reverse of the order of minors.
 GPUS = tuple(
@@ -102,13 +101,6 @@ def test_an_unknown_gpu_is_an_error_that_lists_the_known_ones(word):
     assert f"0 ({uuid(3)})" in caught.value.hint
 
 
-@pytest.mark.parametrize(("request_", "visible"), [("MIG-1", None), ("all", "MIG-1,MIG-2")])
-def test_parts_of_gpus_are_refused_in_words(request_, visible):
-    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    with pytest.raises(GpuError, match="MIG devices are not supported yet"):
-        selection.select(GPUS, request_, environment)
-
-
 @pytest.mark.parametrize(
     ("gpus", "environment", "words"),
     [
@@ -140,27 +132,3 @@ def test_the_jobs_own_variable_passes_unless_narrowed(request_, environment, exp
 def test_gpus_without_uuid_are_all_that_the_container_has():
     sleeping = Gpu("0000:01:00.0", 5, "", "", True)
     assert selection.visible_devices((sleeping,), "0", {}) == (("CUDA_VISIBLE_DEVICES", "0"),)
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "expected"),
-    [
-        (("utility",), ["nvidiactl", "nvidia3"]),
-        (("compute",), ["nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia3"]),
-        (("graphics",), ["nvidiactl", "nvidia-modeset", "nvidia3"]),
-    ],
-)
-def test_nodes_are_those_of_the_capabilities(machine, capabilities, expected):
-    host = machine(gpus=4)
-    nodes, notes = find_nodes(host, GPUS[:1], capabilities)
-    assert [node.destination for node in nodes] == [f"/dev/{name}" for name in expected]
-    assert [node.source for node in nodes] == [host.path(f"/dev/{name}") for name in expected]
-    assert notes == ()
-
-
-def test_a_missing_memory_manager_is_told(machine):
-    host = machine()
-    os.unlink(host.path("/dev/nvidia-uvm"))
-    with pytest.raises(GpuError, match="/dev/nvidia-uvm missing"):
-        find_nodes(host, GPUS[:1], ("compute",))
-    assert find_nodes(host, GPUS[:1], ("utility",))[0]

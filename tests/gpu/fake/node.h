@@ -12,16 +12,23 @@
 #define MAX_GPUS 8
 #define BUS(minor) (0x22 - (minor))
 
-static int opens(const char *name, int number) {
+static const char *root(void) {
+    const char *named = getenv("FAKE_DRIVER_ROOT");
+    return named ? named : "";
+}
+
+static int opens_for(const char *name, int number, int how) {
     char path[512];
-    const char *root = getenv("FAKE_DRIVER_ROOT");
-    snprintf(path, sizeof path, number < 0 ? "%s/dev/%s" : "%s/dev/%s%d", root ? root : "", name,
-             number);
-    int fd = open(path, O_RDWR | O_CLOEXEC);
+    snprintf(path, sizeof path, number < 0 ? "%s/dev/%s" : "%s/dev/%s%d", root(), name, number);
+    int fd = open(path, how | O_CLOEXEC);
     if (fd < 0)
         return errno == ENXIO;
     close(fd);
     return 1;
+}
+
+static int opens(const char *name, int number) {
+    return opens_for(name, number, O_RDWR);
 }
 
 /* The minor of the GPU that is number `index` in PCI order; -1 when there are not so many. */

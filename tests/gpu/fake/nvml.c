@@ -1,13 +1,41 @@
-/* libnvidia-ml.so.1 of a fake node; FAKE_NVML_INIT is what initialisation answers. */
+/* libnvidia-ml.so.1 of a fake node; FAKE_NVML_INIT is what initialisation answers.
+ *
+ * The handle of a GPU is its minor number plus 1; that of a MIG device has its place above it.
+ */
 #include <string.h>
 #include "node.h"
 
-enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NO_PERMISSION = 4, NOT_LOADED = 9, MISMATCH = 18 };
+enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4 };
+enum { NOT_FOUND = 6, NOT_LOADED = 9, MISMATCH = 18 };
 typedef int Result;
 typedef void *Device;
 static int initialized;
 
-#define MINOR(device) ((int)(long)(device)-1)
+#define MINOR(device) ((int)((long)(device)&0xff) - 1)
+#define PART(device) ((int)((long)(device) >> 8) - 1)
+#define HANDLE(minor, part) ((Device)(long)(((part) + 1) << 8 | ((minor) + 1)))
+
+#define GIS 15
+#define CIS 8
+
+/* Whether the compute instance exists (in /proc), and its two nodes may be read. */
+static int has_part(int minor, int gi, int ci) {
+    char path[512];
+    int cap = 3 + 135 * minor + 9 * gi;
+    snprintf(path, sizeof path, "%s/proc/driver/nvidia/capabilities/gpu%d/mig/gi%d/ci%d/access",
+             root(), minor, gi, ci);
+    return access(path, F_OK) == 0 && opens_for("nvidia-caps/nvidia-cap", cap, O_RDONLY) &&
+           opens_for("nvidia-caps/nvidia-cap", cap + 1 + ci, O_RDONLY);
+}
+
+/* Number `index` of the parts of a GPU, as 8 * gi + ci; -1 when there are not so many. The order
+ * falls with gi, so that neither can stand for the other. */
+static int part_of(int minor, unsigned index) {
+    for (int part = GIS * CIS - 1; part >= 0; part--)
+        if (has_part(minor, part / CIS, part % CIS) && index-- == 0)
+            return part;
+    return -1;
+}
 
 Result nvmlInit_v2(void) {
     const char *answer = getenv("FAKE_NVML_INIT");
@@ -56,19 +84,53 @@ Result nvmlDeviceGetCount_v2(unsigned *count) {
 
 Result nvmlDeviceGetHandleByIndex_v2(unsigned index, Device *device) {
     int minor = initialized ? minor_of(index) : -1;
-    *device = (Device)(long)(minor + 1);
+    *device = HANDLE(minor, -1);
     return minor < 0 ? INVALID : OK;
 }
 
 Result nvmlDeviceGetName(Device device, char *text, unsigned size) {
-    (void)device;
-    snprintf(text, size, "NVIDIA Fake GPU");
+    snprintf(text, size, PART(device) < 0 ? "NVIDIA Fake GPU" : "NVIDIA Fake GPU MIG 1g.10gb");
     return OK;
 }
 
 Result nvmlDeviceGetUUID(Device device, char *text, unsigned size) {
-    snprintf(text, size, "GPU-f000000%d-1111-2222-3333-444455556666", MINOR(device));
+    int part = PART(device);
+    if (part < 0)
+        snprintf(text, size, "GPU-f000000%d-1111-2222-3333-444455556666", MINOR(device));
+    else
+        snprintf(text, size, "MIG-f000000%d-%04x-%04x-3333-444455556666", MINOR(device),
+                 part / CIS, part % CIS);
     return OK;
+}
+
+Result nvmlDeviceGetMigMode(Device device, unsigned *current, unsigned *pending) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/proc/driver/nvidia/capabilities/gpu%d/mig", root(),
+             MINOR(device));
+    *current = *pending = access(path, F_OK) == 0;
+    return *current ? OK : NOT_SUPPORTED;
+}
+
+Result nvmlDeviceGetMaxMigDeviceCount(Device device, unsigned *count) {
+    (void)device;
+    *count = 7;
+    return OK;
+}
+
+Result nvmlDeviceGetMigDeviceHandleByIndex(Device device, unsigned index, Device *part) {
+    int found = part_of(MINOR(device), index);
+    *part = HANDLE(MINOR(device), found);
+    return found < 0 ? NOT_FOUND : OK;
+}
+
+Result nvmlDeviceGetGpuInstanceId(Device device, unsigned *id) {
+    *id = PART(device) / CIS;
+    return PART(device) < 0 ? NOT_SUPPORTED : OK;
+}
+
+Result nvmlDeviceGetComputeInstanceId(Device device, unsigned *id) {
+    *id = PART(device) % CIS;
+    return PART(device) < 0 ? NOT_SUPPORTED : OK;
 }
 
 Result nvmlDeviceGetMinorNumber(Device device, unsigned *minor) {

@@ -1,0 +1,87 @@
+"""MIG devices: parts of GPUs, each opened by two capability nodes beside its GPU's own.
+
+What parts there are, and the minor numbers of their nodes, the kernel module tells in /proc; which
+UUID a part has, NVML alone knows, and it is asked only when a UUID must be understood.
+Source: NVIDIA, Multi-Instance GPU User Guide, "Device Nodes and Capabilities"; open GPU kernel
+modules 580, nv-caps.c, nv-procfs.c.
+"""
+
+from __future__ import annotations
+
+import os
+
+from udocker.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from udocker.host.probe import Host
+
+CAPABILITIES = "/proc/driver/nvidia/capabilities"
+_MINORS = "/proc/driver/nvidia-caps/mig-minors"
+_NODE = "/dev/nvidia-caps/nvidia-cap"
+
+
+@dataclass(frozen=True)
+class MigDevice:
+    """A compute instance in a GPU instance of a GPU."""
+
+    gi: int
+    ci: int
+    nodes: tuple[str, ...]
+    """Absolute paths of the nodes that open the GPU instance and the compute instance."""
+    accessible: bool
+    """Whether this user, in this job's cgroup, may open both."""
+    uuid: str = ""
+    """`MIG-...`; empty until NVML has been asked."""
+
+
+def find_devices(host: Host, gpu_minor: int) -> tuple[MigDevice, ...]:
+    """Return the parts of the GPU of `/dev/nvidia<gpu_minor>` by their numbers; none: it is whole.
+
+    NVML counts them in an order of its own.
+    """
+    place = f"{CAPABILITIES}/gpu{gpu_minor}/mig"
+    found = (
+        _read(host, gpu_minor, gi, ci)
+        for gi in _numbers(host, place, "gi")
+        for ci in _numbers(host, f"{place}/gi{gi}", "ci")
+    )
+    return tuple(device for device in found if device)
+
+
+def capability_node(host: Host, path: str) -> str:
+    """Return the node of the capability `path` (`mig/config`); empty when there is none."""
+    for line in host.text(f"{CAPABILITIES}/{path}", 4096).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "DeviceFileMinor" and value.strip().isdecimal():
+            return f"{_NODE}{int(value)}"
+    wanted = path.replace("/mig/", "/").replace("mig/", "")
+    for line in host.text(_MINORS).splitlines():
+        name, _, value = line.partition(" ")
+        if name == wanted and value.isdecimal():
+            return f"{_NODE}{int(value)}"
+    return ""
+
+
+def _read(host: Host, gpu: int, gi: int, ci: int) -> MigDevice | None:
+    place = f"gpu{gpu}/mig/gi{gi}"
+    nodes = tuple(
+        capability_node(host, path) for path in (f"{place}/access", f"{place}/ci{ci}/access")
+    )
+    if not all(nodes):
+        return None
+    # access(2) asks the device cgroup too; the nodes are only ever read
+    accessible = all(os.access(host.path(node), os.R_OK) for node in nodes)
+    return MigDevice(gi, ci, nodes, accessible)
+
+
+def _numbers(host: Host, directory: str, prefix: str) -> Iterator[int]:
+    """Return N of the entries `<prefix>N` of a directory, in order."""
+    try:
+        names = os.listdir(host.path(directory))
+    except OSError:
+        return iter(())
+    words = (name[len(prefix) :] for name in names if name.startswith(prefix))
+    return iter(sorted(int(word) for word in words if word.isdecimal() and len(word) < 6))
