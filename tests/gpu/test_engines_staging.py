@@ -94,7 +94,7 @@ def test_links_to_the_host_take_one_bind_beside_those_of_services(driver_edits, 
     assert [bind.destination for bind in services] == [
         b.destination
         for b in edits.binds
-        if b.destination.startswith(("/run/nvidia", "/usr/share/nvidia"))
+        if b.destination.startswith(("/run/nvidia", "/usr/share/nvidia", "/etc/nvidia"))
     ]
     library = next(b for b in edits.binds if b.destination.endswith("/libcuda.so.1"))
     assert os.readlink(f"{made.source}/lib/libcuda.so.1") == library.source
