@@ -12,6 +12,7 @@ import stat
 from udocker.containers.spec import ContainerEdits, DeviceNode
 from udocker.errors import GpuError
 from udocker.nvidia import libraries, mig, wishes
+from udocker.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _GATED = {
 }
 """What a gate opens: the directory, and the beginning of the names in it."""
 _BESIDE = {"mofed": ("/dev/infiniband/rdma_cm",), "nvswitch": ("/dev/nvidia-nvlink",)}
+_DRAWING = "/dev/dri"
 _CHANNEL = "/dev/nvidia-caps-imex-channels/channel"
 _MIG_ROOMS = {wishes.MIG_CONFIG: "mig/config", wishes.MIG_MONITOR: "mig/monitor"}
 
@@ -73,6 +75,21 @@ def make_missing(host: Host, gpus: tuple[Gpu, ...]) -> bool:
         return False
     _run([f"-c{gpu.minor}" for gpu in gpus])
     return any(map(host.exists, names))
+
+
+def beside(shown: ContainerEdits, added: ContainerEdits) -> tuple[ContainerEdits, ContainerEdits]:
+    """Return both without the nodes of one that the other's make needless or wrong.
+
+    A container sees the host's /dev/dri whole until single nodes of it are given: then those
+    alone. Nodes in other directories that it sees whole need no second mount, whose place would
+    have to be made on the host.
+    """
+    given = [node.destination for node in added.device_nodes]
+    narrow = any(path.startswith(f"{_DRAWING}/") for path in given)
+    kept = [n for n in shown.device_nodes if not (narrow and n.destination == _DRAWING)]
+    whole = tuple(f"{node.destination}/" for node in kept)
+    new = [node for node in added.device_nodes if not node.destination.startswith(whole)]
+    return replace(shown, device_nodes=tuple(kept)), replace(added, device_nodes=tuple(new))
 
 
 def _existing(host: Host, paths: list[str]) -> list[str]:
@@ -124,10 +141,10 @@ def _drawing_nodes(host: Host, gpu: Gpu) -> Iterator[DeviceNode]:
         return
     for name in names:
         kind = "render" if name.startswith("renderD") else "card"
-        path = f"/dev/dri/{name}"
+        path = f"{_DRAWING}/{name}"
         if name.startswith(("renderD", "card")) and host.exists(path):
             yield DeviceNode(host.path(path), path)
-            yield DeviceNode(host.path(path), f"/dev/dri/by-path/pci-{gpu.pci}-{kind}")
+            yield DeviceNode(host.path(path), f"{_DRAWING}/by-path/pci-{gpu.pci}-{kind}")
 
 
 def _groups(nodes: list[DeviceNode]) -> tuple[int, ...]:

@@ -11,11 +11,11 @@ import pytest
 from gpu import kerneltree
 from gpu.kerneltree import ci_minor, gi_minor, pci
 from gpu.test_fakenode import FAKENODE
-from udocker.containers.spec import Bind
+from udocker.containers.spec import Bind, ContainerEdits, DeviceNode
 from udocker.errors import GpuError
 from udocker.nvidia import procfiles
 from udocker.nvidia.gpus import find_gpus
-from udocker.nvidia.nodes import find_nodes, make_missing
+from udocker.nvidia.nodes import beside, find_nodes, make_missing
 from udocker.nvidia.wishes import Wish
 
 COMPUTE = Wish("all", ("compute",))
@@ -76,6 +76,18 @@ def test_who_draws_gets_the_drawing_nodes_of_its_gpus_alone(kernel):
         f"/dev/dri/by-path/pci-{pci(1)}-render",
     ]
     assert not [name for name in names(found(host, COMPUTE)[0]) if "/dri/" in name]
+
+
+def test_single_nodes_take_the_place_of_all_that_draw():
+    def given(*paths):
+        return ContainerEdits(device_nodes=tuple(DeviceNode(path, path) for path in paths))
+
+    shown = given("/dev/dri", "/dev/fuse", "/dev/infiniband")
+    added = given("/dev/nvidia0", "/dev/dri/card1", "/dev/infiniband/uverbs0")
+    before, after = beside(shown, added)
+    assert names(before) == ["/dev/fuse", "/dev/infiniband"]
+    assert names(after) == ["/dev/nvidia0", "/dev/dri/card1"]
+    assert beside(shown, given("/dev/nvidia0")) == (shown, given("/dev/nvidia0"))
 
 
 GATES = {
@@ -176,7 +188,7 @@ import sys
 from udocker.errors import GpuError
 from udocker.host.probe import Host
 from udocker.nvidia.gpus import find_gpus
-from udocker.nvidia.nodes import find_nodes, make_missing
+from udocker.nvidia.nodes import beside, find_nodes, make_missing
 from udocker.nvidia.wishes import Wish
 host = Host()
 print(make_missing(host, find_gpus(host)), [gpu.denial for gpu in find_gpus(host)])

@@ -8,6 +8,7 @@ from udocker import console
 from udocker.containers import features
 from udocker.containers.spec import ContainerEdits
 from udocker.errors import GpuError
+from udocker.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def _with_nvidia(
     selection = wish(request, settings)
     if selection is None:
         return spec, _without(request)
+    from udocker.nvidia import nodes
     from udocker.nvidia.edits import gpu_edits
     from udocker.nvidia.wishes import GpuRequest, asks
 
@@ -96,7 +98,8 @@ def _with_nvidia(
         _show(host, settings, asked, plan, edits)
     if features.CHEAP_BINDS in engine.features and edits.library_dirs:
         _check_place(spec)
-    return spec.edited(edits), notes
+    shown, edits = nodes.beside(spec.edits, edits)
+    return replace(spec, edits=shown | edits), notes
 
 
 def _check_place(spec: RuntimeSpec) -> None:
