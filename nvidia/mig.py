@@ -29,12 +29,18 @@ class MigDevice:
 
     gi: int
     ci: int
-    nodes: tuple[str, ...]
-    """Absolute paths of the nodes that open the GPU instance and the compute instance."""
+    paths: tuple[tuple[str, str], ...]
+    """The node that opens the GPU instance, then that of the compute instance; each absolute,
+    with the capability in /proc from which the host makes it."""
     accessible: bool
     """Whether this user, in this job's cgroup, may open both."""
     uuid: str = ""
     """`MIG-...`; empty until NVML has been asked."""
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The absolute paths of its two nodes."""
+        return tuple(node for node, _ in self.paths)
 
 
 def find_devices(host: Host, gpu_minor: int) -> tuple[MigDevice, ...]:
@@ -67,14 +73,13 @@ def capability_node(host: Host, path: str) -> str:
 
 def _read(host: Host, gpu: int, gi: int, ci: int) -> MigDevice | None:
     place = f"gpu{gpu}/mig/gi{gi}"
-    nodes = tuple(
-        capability_node(host, path) for path in (f"{place}/access", f"{place}/ci{ci}/access")
-    )
-    if not all(nodes):
+    names = (f"{place}/access", f"{place}/ci{ci}/access")
+    paths = tuple((capability_node(host, name), f"{CAPABILITIES}/{name}") for name in names)
+    if not all(node for node, _ in paths):
         return None
     # access(2) asks the device cgroup too; the nodes are only ever read
-    accessible = all(os.access(host.path(node), os.R_OK) for node in nodes)
-    return MigDevice(gi, ci, nodes, accessible)
+    accessible = all(os.access(host.path(node), os.R_OK) for node, _ in paths)
+    return MigDevice(gi, ci, paths, accessible)
 
 
 def _numbers(host: Host, directory: str, prefix: str) -> Iterator[int]:

@@ -63,18 +63,22 @@ def find_nodes(
 
 
 def make_missing(host: Host, gpus: tuple[Gpu, ...]) -> bool:
-    """Have the host make the nodes of its GPUs where it has none at all; tell whether it did.
+    """Have the host make nodes of GPUs and parts that it has none of at all; tell whether it did.
 
-    So it is after the start of a node on which nobody has used a GPU. Where some are there, the
-    missing ones are not this user's: a container of somebody's may show a part of a node.
+    So it is after the start of a node on which nobody has used a GPU, or a part. Where some are
+    there, the missing ones are not this user's: a container of somebody's may show a part of a
+    node.
     """
-    names = [gpu.node for gpu in gpus]
-    if not gpus or host.root or any(map(host.exists, (_CONTROL, *names))):
+    words = []
+    if gpus and not any(map(host.exists, (_CONTROL, *(gpu.node for gpu in gpus)))):
+        words += [f"-c{gpu.minor}" for gpu in gpus]
+    capabilities = {node: path for gpu in gpus for part in gpu.mig for node, path in part.paths}
+    if capabilities and not any(map(host.exists, capabilities)):
+        words += [word for path in capabilities.values() for word in ("-f", path)]
+    if not words or host.root or not os.access(_MODPROBE, os.X_OK):
         return False
-    if not os.access(_MODPROBE, os.X_OK):
-        return False
-    _run([f"-c{gpu.minor}" for gpu in gpus])
-    return any(map(host.exists, names))
+    _run(words)
+    return True
 
 
 def beside(shown: ContainerEdits, added: ContainerEdits) -> tuple[ContainerEdits, ContainerEdits]:

@@ -180,7 +180,8 @@ def _verdict(name: str, text: str, facts: Facts) -> Verdict:
         requirement = parse(text)
     except ValueError as error:
         return Verdict(name, MALFORMED, str(error))
-    answers = [_holds(requirement, facts, gpu) for gpu in facts.gpus or (GpuFacts(),)]
+    different = dict.fromkeys(facts.gpus) or (GpuFacts(),)
+    answers = [_holds(requirement, facts, gpu) for gpu in different]
     state = max(answers, key=_WORST_LAST.index)
     return Verdict(name, state, _gist(requirement) if state in (UNMET, MINOR) else "")
 
@@ -190,13 +191,17 @@ _WORST_LAST = (MET, MINOR, UNKNOWN, UNMET)
 
 
 def _holds(requirement: Requirement, facts: Facts, gpu: GpuFacts) -> str:
-    return min(
-        (
-            max((_truth(c, facts, gpu) for c in conditions), key=_WORST_LAST.index)
-            for conditions in requirement.alternatives
-        ),
-        key=_WORST_LAST.index,
-    )
+    best = UNMET
+    for conditions in requirement.alternatives:
+        state = MET
+        for condition in conditions:
+            state = max(state, _truth(condition, facts, gpu), key=_WORST_LAST.index)
+            if state == UNMET:
+                break
+        best = min(best, state, key=_WORST_LAST.index)
+        if best == MET:
+            break
+    return best
 
 
 def _truth(condition: Condition, facts: Facts, gpu: GpuFacts) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
 
 from gpu import kerneltree
+from gpu.conftest import FAKENODE
 from gpu.kerneltree import ci_minor, gi_minor, pci
-from gpu.test_fakenode import FAKENODE
 from udocker.containers.spec import Bind, ContainerEdits, DeviceNode
 from udocker.errors import GpuError
 from udocker.nvidia import procfiles
@@ -18,6 +19,8 @@ from udocker.nvidia.gpus import find_gpus
 from udocker.nvidia.nodes import beside, find_nodes, make_missing
 from udocker.nvidia.wishes import Wish
 
+VIDEO = 44
+"""The group's number in Debian."""
 COMPUTE = Wish("all", ("compute",))
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can dress a machine")
 
@@ -192,6 +195,7 @@ from udocker.nvidia.nodes import beside, find_nodes, make_missing
 from udocker.nvidia.wishes import Wish
 host = Host()
 print(make_missing(host, find_gpus(host)), [gpu.denial for gpu in find_gpus(host)])
+assert all(part.accessible for gpu in find_gpus(host) for part in gpu.mig)
 try:
     edits, notes = find_nodes(host, find_gpus(host), Wish("all", ("compute",)))
     print(*(node.destination for node in edits.device_nodes))
@@ -202,7 +206,7 @@ except GpuError as error:
 
 
 @pytest.fixture
-def dressed(kernel, unprivileged):
+def answers(kernel, unprivileged):
     """A function that asks for nodes as a user of a machine dressed as the tree; its lines."""
 
     def ask(program=None, mode=0o4755, **words):
@@ -226,26 +230,72 @@ def dressed(kernel, unprivileged):
 class TestMakingNodes:
     """As a user without rights, by the host's setuid program."""
 
-    def test_a_missing_memory_manager_is_made(self, dressed, modprobe):
-        made, nodes, notes = dressed(modprobe, gpus=2, uvm=False)
+    def test_a_missing_memory_manager_is_made(self, answers, modprobe):
+        made, nodes, notes = answers(modprobe, gpus=2, uvm=False)
         assert made == "False ['', '']"
         assert "/dev/nvidia-uvm /dev/nvidia-uvm-tools" in nodes
         assert notes == "gpu: /dev/nvidia-uvm missing; ran nvidia-modprobe -u -c0 on the host: ok"
 
-    def test_a_node_that_nobody_has_used_gets_all_its_nodes(self, dressed, modprobe):
-        made, nodes, _ = dressed(modprobe, gpus=2, nodes=False)
+    def test_a_node_that_nobody_has_used_gets_all_its_nodes(self, answers, modprobe):
+        made, nodes, _ = answers(modprobe, gpus=2, nodes=False)
         assert made == "True ['', '']"
         assert nodes.split()[-2:] == ["/dev/nvidia1", "/dev/nvidia0"]
 
-    def test_a_program_without_rights_is_told_on(self, dressed, modprobe):
-        _, said = dressed(modprobe, mode=0o755, uvm=False)
+    def test_parts_that_nobody_has_used_get_their_nodes(self, answers, modprobe):
+        made, nodes, _ = answers(modprobe, nodes=False, mig={0: {3: 1}})
+        assert made == "True ['']"
+        assert nodes.split()[-3:] == [
+            "/dev/nvidia0",
+            f"/dev/nvidia-caps/nvidia-cap{gi_minor(0, 3)}",
+            f"/dev/nvidia-caps/nvidia-cap{ci_minor(0, 3)}",
+        ]
+
+    def test_a_program_without_rights_is_told_on(self, answers, modprobe):
+        _, said = answers(modprobe, mode=0o755, uvm=False)
         assert "nvidia-modprobe -u -c0 did not make it: cannot make" in said
 
-    def test_without_the_program_the_way_out_is_told(self, dressed):
-        _, said = dressed(uvm=False)
+    def test_without_the_program_the_way_out_is_told(self, answers):
+        _, said = answers(uvm=False)
         assert "and no /usr/bin/nvidia-modprobe to make it" in said
 
 
 def test_a_tree_is_never_given_nodes(kernel):
     host = kernel(nodes=False)
     assert not make_missing(host, find_gpus(host))
+
+
+@needs_root
+@pytest.mark.root
+@pytest.mark.parametrize("engine", ["N2", "P1", "R1"])
+def test_a_node_for_a_group_opens_in_a_container_for_its_members_alone(
+    machine, unprivileged, engine
+):
+    """No engine drops the groups of its caller, though none can map them in a user namespace."""
+    host = machine()
+    kerneltree.node(host.root, "nvidia0", "195:0", 0o660)
+    os.chown(host.path("/dev/nvidia0"), 0, VIDEO)
+    image = f"{unprivileged.home}/image"
+    with open(shutil.which("busybox"), "rb") as file:
+        kerneltree.write(image, "bin/sh", file.read(), 0o755)
+    for name in ("dev", "etc", "proc", "sys", "tmp", "run"):
+        os.makedirs(f"{image}/{name}", exist_ok=True)
+    unprivileged.own(image)
+
+    def run(groups):
+        ids = f"{unprivileged.uid}:{unprivileged.gid}{groups}"
+        command = [FAKENODE, "--null-nodes", "--ids", ids, host.root, unprivileged.python, "-m"]
+        words = ["udocker", "run", f"--engine={engine}", "--gpu", f"--location={image}"]
+        return subprocess.run(
+            [*command, *words, "/bin/sh", "-c", "exec 3<>/dev/nvidia0 && echo opened"],
+            env=unprivileged.environment(),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    member = run(f",{VIDEO}")
+    assert member.stdout == "opened\n", member.stderr
+    other = run("")
+    assert other.returncode == 125
+    assert "/dev/nvidia0 for group video only, of which this user is not" in other.stderr

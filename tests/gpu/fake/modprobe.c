@@ -1,5 +1,5 @@
 /* nvidia-modprobe of a fake node: -u makes the nodes of CUDA's memory manager, -cN that of a GPU
- * and the control node. They are /dev/null's, as those of `fakenode.sh --null-nodes`. */
+ * and the control node, -f FILE that of the capability in FILE. They are /dev/null's, as those of `fakenode.sh --null-nodes`. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +29,16 @@ int main(int argc, char **argv) {
             snprintf(path, sizeof path, "/dev/nvidia%d", atoi(argv[word] + 2));
             make(path);
             make("/dev/nvidiactl");
+        } else if (!strcmp(argv[word], "-f") && word + 1 < argc) {
+            char path[64];
+            int minor = -1;
+            FILE *file = fopen(argv[++word], "r");
+            if (!file || fscanf(file, "DeviceFileMinor: %d", &minor) != 1)
+                return 3;
+            fclose(file);
+            mkdir("/dev/nvidia-caps", 0755);
+            snprintf(path, sizeof path, "/dev/nvidia-caps/nvidia-cap%d", minor);
+            make(path);
         } else {
             return 2;
         }
