@@ -74,14 +74,15 @@ def _of_slurm(text: str, gpus: tuple[Gpu, ...], accessible: tuple[Gpu, ...]) -> 
     """Return the GPUs that Slurm counts in `text`, `0,2-3`.
 
     It counts device files in the order of their numbers (gres.conf, `File=/dev/nvidia[0-7]`), and
-    parts of GPUs among them. Where the cgroup leaves no more than were given, they are those.
+    parts of GPUs among them. Where the cgroup leaves no more than were given, they are those;
+    where the numbers mean nothing here, all.
     """
     numbers = _ranges(text)
     if len(accessible) <= len(numbers) or any(gpu.mig for gpu in gpus):
         return accessible
     in_order = sorted(gpus, key=lambda gpu: gpu.minor)
     given = [in_order[number] for number in numbers if number < len(in_order)]
-    return tuple(gpu for gpu in accessible if gpu in given)
+    return tuple(gpu for gpu in accessible if gpu in given) if given else accessible
 
 
 def _ranges(text: str) -> list[int]:

@@ -6,11 +6,12 @@ import os
 
 import pytest
 
-from gpu import drivertree
+from gpu import drivertree, kerneltree
 from gpu.drivertree import uuid
 from udocker.errors import GpuError
 from udocker.nvidia import selection
 from udocker.nvidia.gpus import Gpu, find_gpus
+from udocker.values import replace
 
 # Four GPUs, the third another job's. PCI order is the reverse of the order of minors.
 GPUS = tuple(
@@ -23,23 +24,23 @@ def minors(gpus):
     return [gpu.minor for gpu in gpus]
 
 
-def test_gpus_are_in_pci_order_whatever_their_minors(machine):
-    found = find_gpus(machine(gpus=4))
+def test_gpus_are_in_pci_order_whatever_their_minors(kernel):
+    found = find_gpus(kernel(gpus=4))
     assert minors(found) == [3, 2, 1, 0]
     assert [gpu.pci for gpu in found] == sorted(gpu.pci for gpu in found)
     assert found[0].uuid == uuid(3)
     assert all(gpu.accessible for gpu in found)
 
 
-def test_a_gpu_without_a_node_is_not_accessible(machine):
-    host = machine(gpus=2)
+def test_a_gpu_without_a_node_is_not_accessible(kernel):
+    host = kernel(gpus=2)
     os.unlink(host.path("/dev/nvidia1"))
     assert {gpu.minor: gpu.accessible for gpu in find_gpus(host)} == {0: True, 1: False}
 
 
 @pytest.mark.parametrize("text", ["", "Device Minor: x", "Device Minor: 0\nGPU Excluded:\tYes"])
-def test_what_is_no_usable_gpu_is_left_out(machine, text):
-    host = machine(gpus=1)
+def test_what_is_no_usable_gpu_is_left_out(kernel, text):
+    host = kernel(gpus=1)
     drivertree.write(host.root, f"proc/driver/nvidia/gpus/{drivertree.pci(0)}/information", text)
     assert find_gpus(host) == ()
 
@@ -70,6 +71,70 @@ def test_a_machine_without_the_driver_has_no_gpus(tmp_path):
 def test_the_jobs_view_is_cudas(visible, expected):
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     assert minors(selection.of_job(GPUS, environment)) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"GPU_DEVICE_ORDINAL": "1"}, [2]),
+        ({"GPU_DEVICE_ORDINAL": "1", "CUDA_VISIBLE_DEVICES": "0"}, [3]),
+        ({"SLURM_JOB_GPUS": "0"}, [0]),
+        ({"SLURM_JOB_GPUS": "0,2-3"}, [3, 2, 0]),
+        ({"SLURM_JOB_GPUS": "2,3"}, [3, 2]),
+        ({"SLURM_JOB_GPUS": "2,3", "SLURM_STEP_GPUS": "3"}, [3]),
+        ({"SLURM_JOB_GPUS": "1"}, []),
+        ({"SLURM_JOB_GPUS": "0,1,2,3"}, [3, 2, 0]),
+        ({"SLURM_JOB_GPUS": "2", "CUDA_VISIBLE_DEVICES": "0"}, [3]),
+        ({"SLURM_JOB_GPUS": "x"}, [3, 2, 0]),
+        ({"SLURM_JOB_GPUS": "5-4,9"}, [3, 2, 0]),
+        ({"SLURM_JOB_GPUS": ""}, [3, 2, 0]),
+    ],
+)
+def test_where_cuda_is_not_told_slurms_words_count(environment, expected):
+    assert minors(selection.of_job(GPUS, environment)) == expected
+
+
+def test_slurms_numbers_mean_nothing_where_the_cgroup_leaves_the_jobs_own():
+    one = tuple(gpu if gpu.minor == 2 else replace(gpu, accessible=False) for gpu in GPUS)
+    assert minors(selection.of_job(one, {"SLURM_JOB_GPUS": "0"})) == [2]
+
+
+def test_a_job_that_slurm_alone_tells_of_sees_its_own_gpus():
+    environment = {"SLURM_JOB_GPUS": "2,3", "SLURM_JOB_ID": "1"}
+    chosen = selection.select(GPUS, "all", environment)
+    assert minors(chosen) == [3, 2]
+    told = selection.visible_devices(chosen, "all", environment)
+    assert told == (("CUDA_VISIBLE_DEVICES", f"{uuid(3)},{uuid(2)}"),)
+
+
+DENIAL = """
+import sys
+from udocker.host.probe import Host
+from udocker.nvidia.gpus import find_gpus
+print(find_gpus(Host(sys.argv[1]))[0].denial)
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        (None, "missing"),
+        (0o600, "not permitted"),
+        (0o660, "for group 4711 only, of which this user is not"),
+        (0o666, ""),
+    ],
+)
+def test_why_a_node_is_closed_is_told(unprivileged, mode, words):
+    tree = f"{unprivileged.home}/node"
+    kerneltree.build_kernel(tree, nodes=False)
+    if mode is not None:
+        kerneltree.node(tree, "nvidia0", "195:0", mode)
+        os.chown(f"{tree}/dev/nvidia0", 0, 4711)
+    path = f"{unprivileged.checkout}:{unprivileged.environment()['PYTHONPATH']}"
+    command = [unprivileged.python, "-B", "-c", DENIAL, tree]
+    assert unprivileged.run(command, env={"PYTHONPATH": path}).stdout == f"{words}\n"
 
 
 @pytest.mark.parametrize(

@@ -136,11 +136,12 @@ def _cuda(version: str) -> str:
 def _gpus(host: Host, environment: Mapping[str, str]) -> Iterator[GpuFact]:
     found = find_gpus(host)
     try:
-        usable, reason = selection.of_job(found, environment), ""
+        usable = {gpu.pci for gpu in selection.of_job(found, environment)}
+        reason = ""
     except GpuError as error:
-        usable, reason = (), error.message.partition(": ")[2]
+        usable, reason = set(), error.message.partition(": ")[2]
     for index, gpu in enumerate(found):
-        why = "" if gpu in usable else reason or _obstacle(host, gpu, environment)
+        why = "" if gpu.pci in usable else reason or _obstacle(host, gpu, environment)
         yield GpuFact(index, gpu, why)
 
 
