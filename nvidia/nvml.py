@@ -28,6 +28,10 @@ class NvmlGpu:
     pci: str
     """Domain, bus, device and function, `0000:1b:00.0`."""
     memory_bytes: int
+    arch: str = ""
+    """Compute capability, `9.0`."""
+    brand: str = ""
+    """In the word of `NVIDIA_REQUIRE_*`: `tesla`, `geforcertx`, ..."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,28 @@ _CAUSES = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "its library cannot be loaded",
     pynvml.NVML_ERROR_GPU_IS_LOST: "a GPU has fallen off the bus: the node needs a reboot",
 }
+
+
+_BRANDS = {
+    pynvml.NVML_BRAND_UNKNOWN: "unknown",
+    pynvml.NVML_BRAND_QUADRO: "quadro",
+    pynvml.NVML_BRAND_TESLA: "tesla",
+    pynvml.NVML_BRAND_NVS: "nvs",
+    pynvml.NVML_BRAND_GRID: "grid",
+    pynvml.NVML_BRAND_GEFORCE: "geforce",
+    pynvml.NVML_BRAND_TITAN: "titan",
+    pynvml.NVML_BRAND_NVIDIA_VAPPS: "vapps",
+    pynvml.NVML_BRAND_NVIDIA_VPC: "vpc",
+    pynvml.NVML_BRAND_NVIDIA_VCS: "vcs",
+    pynvml.NVML_BRAND_NVIDIA_VWS: "vws",
+    pynvml.NVML_BRAND_NVIDIA_CLOUD_GAMING: "cloudgaming",
+    pynvml.NVML_BRAND_QUADRO_RTX: "quadrortx",
+    pynvml.NVML_BRAND_NVIDIA_RTX: "nvidiartx",
+    pynvml.NVML_BRAND_NVIDIA: "nvidia",
+    pynvml.NVML_BRAND_GEFORCE_RTX: "geforcertx",
+    pynvml.NVML_BRAND_TITAN_RTX: "titanrtx",
+}
+"""Source: nvml.h, nvmlBrandType_t; libnvidia-container 1.18, nvc_info.c, for the words."""
 
 
 def list_gpus(driver: Driver) -> tuple[NvmlGpu, ...]:
@@ -105,7 +131,18 @@ def _describe(index: int) -> NvmlGpu:
         minor=pynvml.nvmlDeviceGetMinorNumber(handle),
         pci=f"{domain[-4:]}:{rest}",
         memory_bytes=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
+        arch=_optional(
+            lambda: ".".join(map(str, pynvml.nvmlDeviceGetCudaComputeCapability(handle)))
+        ),
+        brand=_optional(lambda: _BRANDS.get(pynvml.nvmlDeviceGetBrand(handle), "")),
     )
+
+
+def _optional(question: Callable[[], str]) -> str:
+    try:
+        return question()
+    except pynvml.NVMLError:  # an older driver, or a GPU that has no such thing
+        return ""
 
 
 def _parts(index: int) -> Iterator[NvmlPart]:

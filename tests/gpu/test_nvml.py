@@ -17,7 +17,8 @@ from udocker.host.probe import Host
 from udocker.nvidia import driver, nvml
 try:
     for gpu in nvml.list_gpus(driver.find(Host(sys.argv[1]))):
-        print(gpu.index, gpu.uuid, gpu.name, gpu.minor, gpu.pci, gpu.memory_bytes >> 30)
+        print(gpu.index, gpu.uuid, gpu.name, gpu.minor, gpu.pci, gpu.memory_bytes >> 30, end=" ")
+        print(gpu.arch, gpu.brand)
 except GpuError as error:
     print("error:", error.message)
 """
@@ -42,8 +43,8 @@ def ask(machine):
 
 def test_gpus_are_listed_in_nvmls_order(ask):
     assert ask() == [
-        f"0 {uuid(1)} NVIDIA Fake GPU 1 {pci(1)} 80",
-        f"1 {uuid(0)} NVIDIA Fake GPU 0 {pci(0)} 80",
+        f"0 {uuid(1)} NVIDIA Fake GPU 1 {pci(1)} 80 9.0 nvidia",
+        f"1 {uuid(0)} NVIDIA Fake GPU 0 {pci(0)} 80 9.0 nvidia",
     ]
 
 

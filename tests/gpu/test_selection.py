@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpu import drivertree, kerneltree
 from gpu.drivertree import uuid
@@ -197,3 +199,25 @@ def test_the_jobs_own_variable_passes_unless_narrowed(request_, environment, exp
 def test_gpus_without_uuid_are_all_that_the_container_has():
     sleeping = Gpu("0000:01:00.0", 5, "", "", True)
     assert selection.visible_devices((sleeping,), "0", {}) == (("CUDA_VISIBLE_DEVICES", "0"),)
+
+
+PIECES = st.sampled_from(
+    ["0", "1", "99999999999", ":", "-", ",", "/", " ", "GPU-", "MIG-", "GPU-f0000002", uuid(3)]
+    + ["0000:22:00.0", "1f:00.0", "\u00b2", "\u0663", "x", "\0", "-1", "1_0", "all", "none"]
+)
+TEXTS = st.lists(PIECES, max_size=8).map("".join)
+
+
+@given(TEXTS, st.one_of(st.none(), TEXTS), st.one_of(st.none(), TEXTS), st.booleans())
+def test_any_words_select_gpus_or_are_told_to_be_wrong(request_, visible, slurm, whole):
+    environment = {"CUDA_VISIBLE_DEVICES": visible, "SLURM_JOB_GPUS": slurm}
+    environment = {name: text for name, text in environment.items() if text is not None}
+    try:
+        chosen = selection.select(GPUS, request_, environment, whole_names=whole)
+    except GpuError as error:
+        assert error.message.startswith("gpu: ") and error.hint
+        return
+    assert request_ == "none" or chosen
+    assert all(gpu.accessible for gpu in chosen)
+    assert len({gpu.pci for gpu in chosen}) == len(chosen)
+    assert selection.visible_devices(chosen, request_, environment) is not None

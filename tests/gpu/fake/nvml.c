@@ -163,3 +163,16 @@ Result nvmlDeviceGetMemoryInfo(Device device, Memory *memory) {
     memory->free = memory->total - memory->used;
     return OK;
 }
+
+Result nvmlDeviceGetCudaComputeCapability(Device device, int *major, int *minor) {
+    (void)device;
+    *major = 9;
+    *minor = 0;
+    return OK;
+}
+
+Result nvmlDeviceGetBrand(Device device, unsigned *brand) {
+    (void)device;
+    *brand = 14; /* NVML_BRAND_NVIDIA */
+    return OK;
+}
