@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import sysconfig
 
 import pytest
 
@@ -299,3 +301,35 @@ def test_a_node_for_a_group_opens_in_a_container_for_its_members_alone(
     other = run("")
     assert other.returncode == 125
     assert "/dev/nvidia0 for group video only, of which this user is not" in other.stderr
+
+
+WARM = """
+import sys
+from udocker.host.probe import Host
+from udocker.host.root import Root
+from udocker.nvidia.edits import gpu_edits
+from udocker.nvidia.wishes import GpuRequest
+
+env = (("NVIDIA_VISIBLE_DEVICES", "all"), ("NVIDIA_REQUIRE_CUDA", "cuda>=12.4 brand=x"))
+request = GpuRequest("all", ("all",), env)
+plan = gpu_edits(Host(sys.argv[1]), request, Root(sys.argv[2]), sys.argv[3], {})
+assert plan.gpus and plan.edits.binds
+slow = ("dataclasses", "elftools", "grp", "hashlib", "json", "pathlib", "pynvml", "re", "select")
+slow += ("signal", "subprocess", "typing", "yaml")
+print([name for name in slow if name in sys.modules])
+"""
+
+
+def test_a_start_with_all_remembered_imports_nothing_slow(machine, image, tmp_path):
+    host, tree = machine(gpus=2, mig={1: {1: 1}}), image()
+    words = [host.root, tree.path, str(tmp_path / "kept")]
+    project = os.path.dirname(os.path.dirname(os.path.dirname(FAKENODE)))
+    for _ in range(2):
+        answer = subprocess.run(
+            [sys.executable, "-S", "-c", WARM, *words],
+            env={"PYTHONPATH": project + os.pathsep + sysconfig.get_path("purelib")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert answer.stdout.strip() == "[]", answer.stderr
