@@ -189,7 +189,7 @@ def test_the_way_to_mps_goes_before_other_services_which_are_named(gather, tmp_p
 def test_data_of_the_driver_goes_before_services(driver_edits, gather):
     found = gather(driver_edits("deb"))
     assert "/usr/share/nvidia/nvoptix.bin" in [bind.destination for bind in found.edits.binds]
-    assert found.notes[0].endswith(": /run/nvidia-persistenced")
+    assert ": /run/nvidia-persistenced" in found.notes[0]
 
 
 def test_the_drivers_programs_go_before_services(gather, tmp_path):
@@ -200,7 +200,7 @@ def test_the_drivers_programs_go_before_services(gather, tmp_path):
     )
     found = gather(ContainerEdits(binds=(*binds, CACHE)))
     assert lead(found.edits, f"{DIRECTORY}/bin/nvidia-smi") == "/proc/version"
-    assert found.notes[0].endswith(": /run/nvidia-persistenced")
+    assert ": /run/nvidia-persistenced" in found.notes[0]
 
 
 def test_what_only_a_bind_can_show_stays(gather, tmp_path):
