@@ -11,6 +11,7 @@ import os
 
 from udocker.containers.spec import Bind, ContainerEdits, DeviceNode, Symlink
 from udocker.errors import StartError
+from udocker.host import ldcache
 from udocker.nvidia import cache
 from udocker.nvidia.cdi import loading
 from udocker.nvidia.cdi.surroundings import Result, Surroundings
@@ -112,8 +113,9 @@ class _Made:
                 self.links.setdefault(library.link, os.path.basename(library.path))
         links = tuple(filter(None, map(self._symlink, self.links)))
         folders = tuple(self.folders)
-        if folders:
-            binds += (loading.cache_bind(self.around, folders, found, links),)
+        newer = self._newer_libraries()
+        if folders or newer:
+            binds += (loading.cache_bind(self.around, folders, found, links, newer),)
         edits = ContainerEdits(
             device_nodes=tuple(filter(None, map(self._node, self.links))),
             binds=binds,
@@ -121,6 +123,19 @@ class _Made:
             library_dirs=folders,
         )
         return Result(edits, tuple(self.notes))
+
+    def _newer_libraries(self) -> tuple[loading.Library, ...]:
+        """Return the image's own newer CUDA libraries, where NVIDIA's rule takes them."""
+        if not self.compat_for:
+            return ()
+        from udocker.nvidia import compat
+
+        decision = compat.decide(self.around.image, self.compat_for)
+        if not decision.use:
+            return ()
+        self.notes.append(f"gpu: {decision.reason}")
+        flags = ldcache.FLAGS.get(self.around.host.machine, 0)
+        return tuple(loading.Library(a.path, a.soname, flags) for a in decision.libraries)
 
     def _file(self, path: str, data: bytes) -> Bind:
         name = f"cdi-{cache.digest(data)}.{os.path.basename(path)}"

@@ -71,10 +71,12 @@ def cache_bind(
     folders: tuple[str, ...],
     found: tuple[Library, ...],
     links: tuple[Symlink, ...],
+    newer: tuple[Library, ...] = (),
 ) -> Bind:
     """Return the bind of an ld.so.cache that has what is in `folders` before all that it had.
 
-    Raises StoreError when it cannot be written.
+    Libraries of the image that are `newer` come before both. Raises StoreError when it cannot be
+    written.
     """
     known = _known_cache(around)
     flags = {library.path: library.flags for library in found}
@@ -82,7 +84,7 @@ def cache_bind(
         *((a.soname, a.path, a.flags) for a in found),
         *(_of_link(link, flags) for link in links),
     )
-    places: dict[tuple[str, int], str] = {}
+    places = {(a.soname, a.flags): a.path for a in newer}
     for called, place, kind in all_names:
         if kind and os.path.dirname(place) in folders:
             places.setdefault((called, kind), place)

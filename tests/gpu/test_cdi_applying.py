@@ -186,6 +186,22 @@ def test_the_hooks_of_nvidia_are_done_without_being_run(apply, machine, image, p
     assert plan.edits.library_dirs == (LIBRARIES,)
 
 
+@pytest.mark.parametrize(("version", "first"), [("590.44.01", True), ("570.1.2", False)])
+def test_the_images_newer_cuda_library_is_taken_by_nvidias_rule(
+    apply, machine, image, version, first
+):
+    newer = f"usr/local/cuda-13.1/compat/libcuda.so.{version}"
+    tree = image(files={newer: drivertree.stub_library("libcuda.so.1")})
+    value = cdispecs.nvidia(directory=LIBRARIES)
+    plan = apply(value, "nvidia.com/gpu=0", host=machine(), image=tree)
+    source = next(bind.source for bind in plan.edits.binds if bind.destination == ldcache.PATH)
+    with open(source, "rb") as file:
+        found = ldcache.parse(file.read()).paths("libcuda.so.1", FLAGS)
+    host = f"{LIBRARIES}/libcuda.so.{drivertree.VERSION}"
+    assert found == (f"/{newer}" if first else host,)
+    assert bool(plan.notes) == first
+
+
 def test_a_second_plan_reads_no_library(apply, machine, image, monkeypatch):
     host, tree = machine(), image()
     value = cdispecs.nvidia(directory=LIBRARIES)
