@@ -158,7 +158,7 @@ class _Search:
     ) -> Iterator[DriverLibrary]:
         names = frozenset(shelf.names) | claim.links
         for name in shelf.names:
-            if not self._is_locked(name, listed):
+            if not self._is_locked(shelf, name, listed):
                 continue
             path = shelf.root.resolve(f"{shelf.directory}/{name}")
             if path is None or self._is_of_other_version(path):
@@ -179,12 +179,15 @@ class _Search:
         if name in [f"{base}.so.{self._version}" for base in libraries.CORE]:
             self.unreadable[f"{shelf.directory}/{name}"] = None
 
-    def _is_locked(self, name: str, listed: dict[str, tuple[str, ...]]) -> bool:
+    def _is_locked(self, shelf: _Shelf, name: str, listed: dict[str, tuple[str, ...]]) -> bool:
         base, dot_so, _ = name.partition(".so")
         if not dot_so or not libraries.is_injectable(base):
             return False
-        versioned = name.endswith(f".so.{self._version}")
-        return versioned or name in listed or base in libraries.UNVERSIONED
+        if name.endswith(f".so.{self._version}") or base in libraries.UNVERSIONED:
+            return True
+        if shelf.place.by_soname and base in libraries.LIBRARIES:
+            return True
+        return name in listed and libraries.is_vendors(base)
 
     def _is_of_other_version(self, path: str) -> bool:
         """Tell whether a link with the right version leads to a file of another."""

@@ -59,6 +59,8 @@ _LIBRARY_DIRECTORIES = (
     ("/opt/nvidia/lib64", "opt"),
     ("/opt/nvidia/lib", "opt"),
 )
+_OUTER_DIRECTORIES = ("/run/udocker/gpu/lib", "/run/udocker/gpu/lib32", "/.singularity.d/libs")
+"""Where other tools, and udocker itself, put a driver into the container that we may be in."""
 _BINARY_DIRECTORIES = (
     "/usr/bin",
     "/usr/sbin",
@@ -113,6 +115,8 @@ class Place:
     """A word for people."""
     tree: str = ""
     """The root of the driver container that it lies in, one of `TREES`."""
+    by_soname: bool = False
+    """Files have the names that programs open, without the version, and all are the driver's."""
 
 
 def foreign_platform(host: Host) -> str:
@@ -136,7 +140,8 @@ def library_places(host: Host, version: str, trees: tuple[str, ...]) -> tuple[Pl
             for triplet in triplets:
                 directory = pattern.format(triplet=triplet, major=major)
                 found[tree, directory] = Place(directory, layout, tree)
-    return tuple(found.values())
+    outer = (Place(path, "outer-container", by_soname=True) for path in _OUTER_DIRECTORIES)
+    return (*found.values(), *outer)
 
 
 def alternatives(root: Root, place: Place) -> Iterator[Place]:

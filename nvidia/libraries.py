@@ -225,3 +225,11 @@ def is_injectable(base: str) -> bool:
     """Tell whether the library `base` may be put into a container at all."""
     forbidden = f"{base}.so.".startswith(FORBIDDEN)
     return base not in NEVER and base not in VENDOR_NEUTRAL and not forbidden
+
+
+def is_vendors(base: str) -> bool:
+    """Tell whether the name of the library `base` is one that only NVIDIA would give it.
+
+    A list that names a library of the distribution, or of another vendor, is not followed.
+    """
+    return "nvidia" in base or base.startswith(("libcuda", "libnv"))

@@ -99,14 +99,15 @@ def test_a_broken_list_is_no_obstacle(machine, number):
 
 def test_a_list_cannot_name_what_stays_on_the_host(machine):
     host = machine("rhel")
-    names = [f"libcuda.so.{V}", "libc.so.6", "libGL.so.1", "nvidia_drv.so", "../../etc/passwd"]
+    others = ("libc.so.6", "libssl.so.3", "nvidia_drv.so")
+    names = [f"libcuda.so.{V}", *others, "libGL.so.1", "../../etc/passwd"]
     entries = [{"name": name, "type": "LIB", "category": ["cuda"]} for name in names]
-    drivertree.write(host.root, "usr/lib64/libc.so.6", drivertree.stub_library("libc.so.6"))
-    drivertree.write(host.root, "usr/lib64/nvidia_drv.so", drivertree.stub_library("nvidia_drv.so"))
+    for name in others:
+        drivertree.write(host.root, f"usr/lib64/{name}", drivertree.stub_library(name))
     drivertree.write(host.root, f"usr/share/{filelist.NAME}", json.dumps(entries))
     found = {a.soname for a in driver.find(host).libraries}
     assert "libcuda.so.1" in found
-    assert not found & {"libc.so.6", "libGL.so.1", "nvidia_drv.so", "passwd"}
+    assert not found & {*others, "libGL.so.1", "passwd"}
 
 
 def test_a_list_of_another_driver_is_not_believed(machine):

@@ -235,6 +235,27 @@ def test_configuration_that_only_the_list_names_goes_where_its_kind_goes(machine
     )
 
 
+@pytest.mark.parametrize("directory", ["/run/udocker/gpu/lib", "/.singularity.d/libs"])
+def test_a_driver_that_another_tool_put_into_our_container_is_found(machine, directory):
+    host = machine()
+    plain = files(driver.find(host))
+    hide(host, directory)
+    place = host.path(directory)
+    for name in os.listdir(place):  # under the names that programs open, and nothing more
+        path = os.path.join(place, name)
+        if os.path.islink(path):
+            target = os.path.realpath(path)
+            os.unlink(path)
+            os.link(target, path)
+    for name in os.listdir(place):
+        if name.endswith(f".{V}") and name not in plain:
+            os.unlink(os.path.join(place, name))
+    found = driver.find(host)
+    assert (found.obstacle, found.layout) == (None, "outer-container")
+    assert set(files(found)) == set(plain)
+    assert not {a.soname for a in found.libraries} & set(libraries.VENDOR_NEUTRAL)
+
+
 def damage(host):
     drivertree.write(host.root, f"usr/lib64/libcuda.so.{V}", b"")
 
