@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from udocker.host import elffacts
+from udocker.host import elffacts, ldcache
 from udocker.host.root import Root
 from udocker.nvidia import hostlayout, libraries, sources
 from udocker.nvidia.hostlayout import Place
@@ -170,7 +170,7 @@ class _Search:
             base = name.partition(".so")[0]
             plugin = libraries.PLUGINS.get(base, "")  # Debian has them among the others
             is_alias = plugin == "gbm"
-            soname = name if is_alias or not facts.soname or "/" in facts.soname else facts.soname
+            soname = name if is_alias else _file_name(facts.soname, name)
             extra = () if is_alias else _extra_names(base, soname, names)
             capabilities = libraries.library_capabilities(base, listed.get(name, ()))
             yield _library_of(path, facts, soname, extra, capabilities, plugin)
@@ -263,16 +263,22 @@ class _Search:
                 f"/sys/module/nvidia says driver {module.version}, but /proc/driver/nvidia"
                 f" says {module.other_version}: taking {module.version}"
             )
+        searched = ldcache.default_directories(self._host.machine)
         for shelf in self._shelves.values():
             path = shelf.root.resolve(f"{shelf.directory}/libcuda.so.1")
-            if path and f"libcuda.so.{module.version}" in shelf.names:
-                version = os.path.basename(path).partition(".so.")[2]
-                if is_version(version) and version != module.version:
-                    yield (
-                        f"{shelf.directory}/libcuda.so.1 leads to version {version}, not to"
-                        f" that of the kernel driver, {module.version}: programs on the host fail,"
-                        " those in containers get the right one"
-                    )
+            version = os.path.basename(path or "").partition(".so.")[2]
+            is_used = f"libcuda.so.{module.version}" in shelf.names or shelf.directory in searched
+            if is_used and is_version(version) and version != module.version:
+                yield (
+                    f"{shelf.directory}/libcuda.so.1 leads to version {version}, not to that of"
+                    f" the kernel driver, {module.version}: programs on the host fail, those in"
+                    " containers get the right one"
+                )
+
+
+def _file_name(soname: str | None, name: str) -> str:
+    """Return the SONAME where it can be a library's name, else the name that the file has."""
+    return soname if soname and ".so" in soname and "/" not in soname else name
 
 
 def _is_of_interest(name: str) -> bool:

@@ -285,6 +285,24 @@ def test_a_broken_driver_is_told_in_a_sentence(machine, change, sentence):
     assert sentence in driver.find(host).obstacle
 
 
+@pytest.mark.parametrize("soname", ["..", "", "../../etc/passwd", "x"])
+def test_a_name_in_a_library_that_can_be_none_is_not_followed(machine, soname):
+    host = machine("rhel")
+    content = elffile.library(soname, machine=drivertree.MACHINE)
+    drivertree.write(host.root, f"usr/lib64/libnvidia-novelty.so.{V}", content)
+    assert f"libnvidia-novelty.so.{V}" in files(driver.find(host))
+
+
+def test_an_alternative_that_is_not_the_loaded_one_is_told(machine):
+    host = machine("alternatives")
+    directory = f"usr/lib/{drivertree.MACHINE}-linux-gnu"
+    older = f"{directory}/nvidia/tesla-535/libcuda.so.{OLD}"
+    drivertree.write(host.root, older, drivertree.stub_library("libcuda.so.1"))
+    drivertree.link(host.root, f"{directory}/libcuda.so.1", f"/{older}")
+    (doubt,) = driver.find(host).doubts
+    assert f"/{directory}/libcuda.so.1 leads to version {OLD}" in doubt
+
+
 def test_a_misleading_link_is_told_though_it_does_no_harm(machine):
     host = machine("rhel")
     drivervariants.mislead_libcuda(host.root, "rhel")
