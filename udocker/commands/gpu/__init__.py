@@ -6,6 +6,7 @@ from udocker.commands.group import LazyGroup
 
 COMMANDS = {
     "info": "Show this node's GPUs and driver, and what this job may use.",
+    "explain": "Show what an image gets of the GPUs, and why.",
     "doctor": "Check what GPUs need on this node, and say what helps.",
     "cdi": "Print a CDI specification of this node's GPUs, for podman and others.",
 }

@@ -7,7 +7,8 @@ import json
 import click
 
 from udocker import console
-from udocker.diagnosis import gpu
+from udocker.commands.gpu import subject
+from udocker.diagnosis import gpu, gpuimage
 from udocker.diagnosis.finding import FAIL, OK, WARN
 from udocker.host.probe import Host
 from udocker.settings import Settings
@@ -24,19 +25,29 @@ _CODES = {OK: 0, WARN: 1, FAIL: 2}
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.argument("target", metavar="[IMAGE|CONTAINER]", required=False)
 @click.pass_obj
-def command(settings: Settings, as_json: bool) -> int:
-    """Check what GPUs need on this node, with the way out where something is wrong.
+def command(settings: Settings, as_json: bool, target: str | None) -> int:
+    """Check what GPUs need on this node, and in an image, with the way out where that is wrong.
 
     Device nodes are opened and the driver's own library is asked, in a process of its own. The
     exit code is 0 when all is well, 1 when something may be better, 2 when GPUs cannot be used.
     """
-    findings = list(gpu.findings(Host(), settings.environment))
+    host = Host()
+    findings = [] if target is None else list(_of_image(settings, host, target))
+    findings = [*gpu.findings(host, settings.environment), *findings]
     if as_json:
         console.put(_json(findings))
     else:
         console.put_lines(_lines(findings))
     return _code(findings)
+
+
+def _of_image(settings: Settings, host: Host, target: str) -> Iterator[Finding]:
+    asked = subject.find(settings, host, target)
+    cache = f"{settings.directory}/cache"
+    about = gpuimage.explain(host, asked.files, asked.request, cache, settings.environment)
+    return gpuimage.findings(about)
 
 
 def _code(findings: Sequence[Finding]) -> int:
