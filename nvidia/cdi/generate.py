@@ -92,18 +92,27 @@ def text(value: dict[str, Any], driver_version: str, *, as_json: bool) -> str:
 
 
 def _devices(host: Host, gpus: tuple[Gpu, ...], wish: Wish) -> Iterator[dict[str, Any]]:
-    every: list[dict[str, str]] = []
+    """Yield the GPUs, and in the place of one in MIG mode its parts: nothing runs on the whole.
+
+    What another job has is left out: nobody who reads this could open it.
+    """
+    every: dict[str, dict[str, str]] = {}
     for index, gpu in enumerate(gpus):
-        if not gpu.accessible:  # of another job: nobody who reads this could open it
-            continue
-        nodes = [{"path": gpu.node}, *_rendering(host, gpu, wish)]
-        every += nodes
-        if wish.by_index:
-            yield _device(str(index), nodes)
-        if wish.by_uuid and gpu.uuid:
-            yield _device(gpu.uuid, nodes)
+        named = [(str(index), gpu.uuid, [{"path": gpu.node}, *_rendering(host, gpu, wish)])]
+        if gpu.mig:
+            named = [
+                (f"{index}:{number}", part.uuid, [{"path": a} for a in (gpu.node, *part.nodes)])
+                for number, part in enumerate(gpu.mig)
+                if part.accessible
+            ]
+        for number, uuid, nodes in named if gpu.accessible else ():
+            every.update((node["path"], node) for node in nodes)
+            if wish.by_index:
+                yield _device(number, nodes)
+            if wish.by_uuid and uuid:
+                yield _device(uuid, nodes)
     if every:
-        yield _device("all", every)
+        yield _device("all", [*every.values()])
 
 
 def _device(name: str, nodes: list[dict[str, str]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import tarfile
 import pytest
 from registries import needs
 
-from gpu import cdispecs, drivertree, test_cdi_run
+from gpu import cdispecs, drivertree, kerneltree, test_cdi_run
 from gpu.test_fakenode import FAKENODE, PROJECT
 from udocker.host.root import Root
 from udocker.nvidia import driver
@@ -99,6 +99,27 @@ def test_rendering_nodes_of_a_gpu_come_with_it(machine):
         {"path": "/dev/dri/card7"},
         {"path": "/dev/dri/by-path/pci-0000:22:00.0-card", "hostPath": "/dev/dri/card7"},
     ]
+
+
+def test_the_parts_of_a_gpu_in_mig_mode_take_its_place(machine):
+    host = machine(gpus=2, mig={1: {7: 1, 8: 1}})
+    value = generate.document(host, driver.find(host), find_gpus(host), generate.Wish())
+    nodes = {
+        a["name"]: [node["path"] for node in a["containerEdits"]["deviceNodes"]]
+        for a in value["devices"]
+    }
+    caps = [
+        f"/dev/nvidia-caps/nvidia-cap{kerneltree.gi_minor(1, gi) + n}"
+        for gi in (7, 8)
+        for n in (0, 1)
+    ]
+    assert nodes == {
+        "0:0": ["/dev/nvidia1", *caps[:2]],
+        "0:1": ["/dev/nvidia1", *caps[2:]],
+        "1": ["/dev/nvidia0"],
+        drivertree.uuid(0): ["/dev/nvidia0"],
+        "all": ["/dev/nvidia1", *caps, "/dev/nvidia0"],
+    }
 
 
 @pytest.mark.parametrize("hooks", ["", HOOK])

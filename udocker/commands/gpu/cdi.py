@@ -47,7 +47,8 @@ def command(settings: Settings, /, as_json: bool, output: str | None, **words: A
     """Print a CDI specification of this node's GPUs, which podman and others read.
 
     Put it where they look: /etc/cdi or /var/run/cdi; udocker looks in ~/.config/cdi, too. GPUs
-    are numbered as nvidia-smi numbers those of the whole node; those of other jobs are left out.
+    are numbered as nvidia-smi numbers those of the whole node, parts of GPUs as 0:1; what other
+    jobs have is left out.
     No root and no program of NVIDIA's is needed.
     """
     from udocker.nvidia import driver, edits
@@ -59,6 +60,10 @@ def command(settings: Settings, /, as_json: bool, output: str | None, **words: A
     environment = settings.environment
     found = edits.usable(host, driver.load(host, cache, environment), environment)
     gpus = find_gpus(host)
+    if any(gpu.mig for gpu in gpus):
+        from udocker.nvidia import partnames
+
+        gpus = partnames.with_names(gpus, found, host.boot_id, cache, ())
     if not any(gpu.accessible for gpu in gpus):
         raise GpuError("gpu: there is no GPU on this node that this user may open")
     try:
