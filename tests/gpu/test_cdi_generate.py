@@ -156,11 +156,13 @@ pod = pytest.mark.root
 def node(tmp_path):
     """A function that runs a shell script on this machine dressed as a node of two GPUs."""
     needs("gcc", "unshare")
-    tree = drivertree.build(str(tmp_path / "tree"), gpus=2)
-    os.makedirs(f"{tree}/etc/cdi")
     udocker = f"{sys.executable} -m udocker"
 
-    def run(script, options=("--null-nodes",), check=True):
+    def run(script, options=("--null-nodes",), check=True, **kernel):
+        tree = str(tmp_path / "tree")
+        if not os.path.exists(tree):
+            drivertree.build(tree, gpus=2, **kernel)
+            os.makedirs(f"{tree}/etc/cdi")
         words = ["bash", FAKENODE, *options, tree, "bash", "-c", script]
         environment = {**os.environ, "PYTHONPATH": PROJECT, "U": udocker, "D": str(tmp_path)}
         environment["UDOCKER_DIR"] = str(tmp_path / "udocker")
@@ -183,6 +185,16 @@ def test_the_command_prints_or_writes_the_nodes_specification(node, tmp_path):
     assert [device["name"] for device in value["devices"]] == [
         *("0", drivertree.uuid(1), "1", drivertree.uuid(0), "all")
     ]
+
+
+@pod
+def test_parts_are_named_as_nvml_names_them(node, tmp_path):
+    node("$U gpu cdi --json -o $D/json", mig={1: {7: 1, 8: 1}})
+    value = json.loads((tmp_path / "json").read_bytes())
+    assert {device["name"] for device in value["devices"]} == {
+        *("0:0", "0:1", "1", "all", drivertree.uuid(0)),
+        *(kerneltree.mig_uuid(1, gi) for gi in (7, 8)),
+    }
 
 
 @pod
