@@ -15,7 +15,7 @@ from udocker.nvidia import cache, libraries
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from udocker.host.probe import Host
     from udocker.nvidia.gpus import Gpu
@@ -45,7 +45,15 @@ def profile(
     """Return the bind by which EGL and Vulkan see no GPU but `gpus`; none where nothing draws."""
     if not {libraries.GRAPHICS, libraries.DISPLAY}.intersection(capabilities):
         return ()
-    mask = sum(1 << gpu.minor for gpu in gpus if gpu.minor < 64)
+    return profile_of((gpu.minor for gpu in gpus), directory)
+
+
+def profile_of(minors: Iterable[int], directory: str) -> tuple[Bind, ...]:
+    """Return the bind by which EGL and Vulkan see no GPU but those of these minor numbers.
+
+    The driver's mask has room for numbers below 64.
+    """
+    mask = sum(1 << minor for minor in set(minors) if minor < 64)
     settings = f'"settings":["EGLVisibleDGPUDevices",0x{mask:x}]'
     text = (
         f'{{"profiles":[{{"name":"_container_",{settings}}}],'

@@ -12,7 +12,6 @@ import os
 from udocker.containers.spec import Bind, ContainerEdits, DeviceNode, Symlink
 from udocker.errors import StartError
 from udocker.host import ldcache
-from udocker.nvidia import cache
 from udocker.nvidia.cdi import loading
 from udocker.nvidia.cdi.surroundings import Result, Surroundings
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from udocker.nvidia.cdi.spec import Hook
 
 _PROGRAMS = ("nvidia-cdi-hook", "nvidia-ctk")
-_PARAMETERS = "/proc/driver/nvidia/params"
-_PROFILE = "/etc/nvidia/nvidia-application-profiles-rc.d/10-container.conf"
 _MAX_LINKS = 40
 _GPU_NODE = "/dev/nvidia"
 
@@ -100,13 +97,13 @@ class _Made:
         """Directories whose libraries are to have links with their SONAMEs."""
         self.compat_for = ""
         """The driver's version, where the image's newer CUDA library may be taken."""
-        self.files: dict[str, bytes] = {}
-        """Contents of generated files by their paths in the container."""
+        self.binds: tuple[Bind, ...] = ()
+        """Of generated files."""
         self.notes: list[str] = []
 
     def result(self) -> Result:
         """Return the edits that have come together."""
-        binds = tuple(self._file(path, data) for path, data in self.files.items())
+        binds = tuple(dict.fromkeys(self.binds))
         found = loading.libraries(self.around, self.soname_folders)
         for library in found:  # programs and other links lead to them
             if library.link not in self._shown:
@@ -136,13 +133,6 @@ class _Made:
         self.notes.append(f"gpu: {decision.reason}")
         flags = ldcache.FLAGS.get(self.around.host.machine, 0)
         return tuple(loading.Library(a.path, a.soname, flags) for a in decision.libraries)
-
-    def _file(self, path: str, data: bytes) -> Bind:
-        name = f"cdi-{cache.digest(data)}.{os.path.basename(path)}"
-        kept = os.path.join(self.around.cache_directory, name)
-        if not os.path.exists(kept):
-            kept = cache.save(self.around.cache_directory, name, data)
-        return Bind(kept, path, readonly=True)
 
     def _symlink(self, path: str) -> Symlink | None:
         """Return a link to what the chain of links from `path` ends at.
@@ -226,32 +216,19 @@ def _enable_cuda_compat(made: _Made, call: Call) -> None:
 
 
 def _disable_device_node_modification(made: _Made, _: Call) -> None:
-    """The driver's library must not try to make nodes: in a container they are what they are."""
-    text = made.around.host.text(_PARAMETERS)
-    lines = text.splitlines(keepends=True)
-    if any(line.startswith("ModifyDeviceFiles:") for line in lines):
-        edited = (
-            "ModifyDeviceFiles: 0\n" if line.startswith("ModifyDeviceFiles:") else line
-            for line in lines
-        )
-        made.files[_PARAMETERS] = "".join(edited).encode()
+    from udocker.nvidia import procfiles
+
+    made.binds += procfiles.parameters(made.around.host, made.around.cache_directory)
 
 
 def _update_application_profile(made: _Made, _: Call) -> None:
-    """Graphics libraries look only at the GPUs whose nodes are there.
+    """Graphics libraries look only at the GPUs whose nodes are there."""
+    from udocker.nvidia import procfiles
 
-    Source: libnvidia-container src/nvc_mount.c; the mask has a bit for each minor number below 64.
-    """
-    mask = 0
-    for node in made.around.nodes:
-        number = node.destination[len(_GPU_NODE) :]
-        if node.destination.startswith(_GPU_NODE) and number.isdigit() and int(number[:6]) < 64:
-            mask |= 1 << int(number)
-    text = (
-        '{"profiles": [{"name": "_container_", "settings": ["EGLVisibleDGPUDevices", '
-        f'{hex(mask)}]}}], "rules": [{{"pattern": [], "profile": "_container_"}}]}}\n'
-    )
-    made.files[_PROFILE] = text.encode()
+    paths = [a.destination for a in made.around.nodes if a.destination.startswith(_GPU_NODE)]
+    numbers = [path[len(_GPU_NODE) :] for path in paths]
+    minors = [int(text) for text in numbers if text.isdecimal() and len(text) < 6]
+    made.binds += procfiles.profile_of(minors, made.around.cache_directory)
 
 
 def _chmod(made: _Made, call: Call) -> None:

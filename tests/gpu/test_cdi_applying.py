@@ -182,7 +182,7 @@ def test_the_hooks_of_nvidia_are_done_without_being_run(apply, machine, image, p
         assert file.read() == "A: 1\nModifyDeviceFiles: 0\nB: 2\n"
     profile = "/etc/nvidia/nvidia-application-profiles-rc.d/10-container.conf"
     with open(shown[profile], encoding="utf-8") as file:
-        assert '"EGLVisibleDGPUDevices", 0x1]' in file.read()
+        assert '"EGLVisibleDGPUDevices",0x1]' in file.read()
     assert plan.edits.library_dirs == (LIBRARIES,)
 
 
