@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 
 from udocker import fastjson
+from udocker.host import ldcache
 from udocker.nvidia import libraries
 from udocker.nvidia.cdi import spec
 from udocker.nvidia.cdi.driverfiles import KIND
@@ -182,8 +183,12 @@ def _places(host: Host, library: DriverLibrary, wish: Wish) -> tuple[str, ...]:
     Debian's loader looks in those of its multiarch tuple, that of Red Hat and SUSE in lib64.
     """
     if library.bits == 32:
-        return ("/usr/lib/i386-linux-gnu", "/usr/lib")
-    return wish.library_directories or (f"/usr/lib/{host.machine}-linux-gnu", "/usr/lib64")
+        return _multiarch(ldcache.COMPAT32.get(host.machine, host.machine)), "/usr/lib"
+    return wish.library_directories or (_multiarch(host.machine), "/usr/lib64")
+
+
+def _multiarch(machine: str) -> str:
+    return next(a for a in ldcache.default_directories(machine) if a.startswith("/usr/lib/"))
 
 
 def _hosts_mounts(host: Host, chosen: Iterable[DriverLibrary]) -> list[dict[str, Any]]:

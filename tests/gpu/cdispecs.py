@@ -82,24 +82,26 @@ def amd():
 
 
 def intel():
-    """Return what Intel's generator describes: nodes of one card, with their links by path."""
+    """Return what Intel's device plug-in documents: nodes of a card, and the links by path."""
+    by_path = "/dev/dri/by-path"
+    options = ["rw", "rbind"]
     return {
         "cdiVersion": "0.5.0",
         "kind": "intel.com/gpu",
         "devices": [
             {
-                "name": "0000:03:00.0-0x56a0",
+                "name": "gpu0",
                 "containerEdits": {
                     "deviceNodes": [
-                        {"path": "/dev/dri/card0", "hostPath": "/dev/dri/card0", "type": "c"},
-                        {"path": "/dev/dri/renderD128", "hostPath": "/dev/dri/renderD128"},
+                        {"path": path, "hostPath": path, "type": "c"}
+                        for path in ("/dev/dri/card0", "/dev/dri/renderD128")
                     ],
                     "mounts": [
                         {
-                            "hostPath": "/dev/dri/by-path/pci-0000:03:00.0-card",
-                            "containerPath": "/dev/dri/by-path/pci-0000:03:00.0-card",
-                            "options": ["bind", "rw"],
-                            "type": "none",
+                            "hostPath": by_path,
+                            "containerPath": by_path,
+                            "options": options,
+                            "type": "bind",
                         }
                     ],
                 },

@@ -11,8 +11,9 @@ import tarfile
 import pytest
 from registries import needs
 
-from gpu import cdispecs, drivertree, kerneltree, test_cdi_run
+from gpu import cdispecs, drivertree, drivervariants, kerneltree, test_cdi_run
 from gpu.test_fakenode import FAKENODE, PROJECT
+from udocker.host import ldcache
 from udocker.host.root import Root
 from udocker.nvidia import driver
 from udocker.nvidia.cdi import applying, generate, registry, spec, yamlfile
@@ -80,6 +81,28 @@ def test_names_kind_capabilities_and_places_can_be_chosen(made):
     mounts = shown(value)
     assert "/opt/driver/libnvidia-ml.so.1" in mounts
     assert not [path for path in mounts if "libcuda" in path or path.startswith("/usr/lib")]
+
+
+def test_libraries_of_32_bits_come_where_they_are_asked_for(machine, tmp_path):
+    host = machine()
+    drivervariants.add_twins(host.root, "deb")
+    both = ("compute", "compat32")
+    smaller = ldcache.COMPAT32[drivertree.MACHINE]
+    place32 = ldcache.default_directories(smaller)[1]
+    for hooks in ("", HOOK):
+        wish = generate.Wish(capabilities=both, hooks=hooks)
+        value = generate.document(host, driver.find(host), find_gpus(host), wish)
+        name = f"libcuda.so.{VERSION}" if hooks else "libcuda.so.1"
+        assert f"{place32}/{name}" in shown(value)
+    cdispecs.write(str(tmp_path / "cdi"), "nvidia.json", value)
+    found = registry.scan((str(tmp_path / "cdi"),)).resolve(["nvidia.com/gpu=0"])
+    plan = applying.plan(host, found, Root(str(tmp_path)), str(tmp_path / "cache"))
+    source = next(bind.source for bind in plan.edits.binds if bind.destination == ldcache.PATH)
+    with open(source, "rb") as file:
+        merged = ldcache.parse(file.read())
+    for size, place in ((drivertree.MACHINE, LIBRARIES), (smaller, place32)):
+        path = f"{place}/libcuda.so.{VERSION}"
+        assert merged.paths("libcuda.so.1", ldcache.FLAGS[size]) == (path,)
 
 
 def test_a_kind_that_is_none_is_refused(made):
