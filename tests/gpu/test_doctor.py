@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from gpu import drivertree
+from gpu import drivertree, kerneltree
 from gpu.drivertree import MACHINE, VERSION
 from udocker.diagnosis import fabric, gpu, gpunvml
 from udocker.diagnosis.finding import FAIL, OK, WARN
@@ -21,6 +21,7 @@ KEYS = [
     "job",
     "nodes",
     "uvm",
+    "mig",
     "groups",
     "nvml",
     "fabricmanager",
@@ -92,6 +93,15 @@ def modprobe(host):
     os.unlink(host.path("/dev/nvidia-uvm"))
 
 
+def parted(lost=False):
+    def change(host):
+        kerneltree.build_kernel(host.root, gpus=1, mig={0: kerneltree.SEVEN_SMALL})
+        if lost:
+            os.unlink(host.path(f"/dev/nvidia-caps/nvidia-cap{kerneltree.gi_minor(0, 8)}"))
+
+    return change
+
+
 def daemon(host):
     drivertree.write(host.root, "tmp/nvidia-mps/control")
 
@@ -127,6 +137,8 @@ def hidden(host):
         ("fabricmanager", managed, {}, OK, "4 NVSwitches, nvidia-fabricmanager runs", ""),
         ("fabricmanager", managed_by_pid, {}, OK, "4 NVSwitches", ""),
         ("fabricmanager", hidden, {}, WARN, "hidepid", ""),
+        ("mig", parted(), {}, OK, "7 of 7 MIG devices can be opened", ""),
+        ("mig", parted(lost=True), {}, FAIL, "capability nodes missing", "nvidia-smi -L"),
         ("mps", None, {"CUDA_MPS_PIPE_DIRECTORY": "/m"}, WARN, "without MPS", "unset"),
         ("mps", daemon, {}, OK, "listens in /tmp/nvidia-mps", ""),
     ],

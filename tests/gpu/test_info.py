@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from gpu import drivertree
+from gpu import drivertree, kerneltree
 from gpu.drivertree import VERSION, uuid
 from udocker.diagnosis import gpufacts
 from udocker.host.probe import Host
@@ -17,12 +17,23 @@ from udocker.host.probe import Host
 V = VERSION
 
 
-def obstacles(host, **environment):
-    return {f.gpu.minor: f.obstacle for f in gpufacts.gather(host, environment).gpus}
+@pytest.fixture
+def gather(tmp_path, monkeypatch):
+    """A function that gathers the facts of a host; NVML sees the host's tree."""
+
+    def run(host, **environment):
+        monkeypatch.setenv("FAKE_DRIVER_ROOT", host.root)
+        return gpufacts.gather(host, environment, str(tmp_path / "kept"))
+
+    return run
 
 
-def test_a_machine_without_a_driver_has_no_facts(tmp_path):
-    facts = gpufacts.gather(Host(str(tmp_path)), {"SLURM_JOB_ID": "7", "HOME": "/"})
+def obstacles(facts):
+    return {fact.gpu.minor: fact.obstacle for fact in facts.gpus}
+
+
+def test_a_machine_without_a_driver_has_no_facts(tmp_path, gather):
+    facts = gather(Host(str(tmp_path)), SLURM_JOB_ID="7", HOME="/")
     assert (facts.driver, facts.gpus, facts.shares) == (None, (), ())
     assert "kernel module not loaded" in facts.absence
     assert facts.job == (("SLURM_JOB_ID", "7"),)
@@ -31,10 +42,10 @@ def test_a_machine_without_a_driver_has_no_facts(tmp_path):
 @pytest.mark.parametrize(
     ("version", "text"), [(V, "13.0"), ("470.57.02", "11.4"), ("999.1", "+"), ("340.1", "")]
 )
-def test_the_cuda_version_is_the_drivers(machine, version, text):
+def test_the_cuda_version_is_the_drivers(machine, version, text, gather):
     host = machine()
     drivertree.build_kernel(host.root, version=version)
-    found = gpufacts.gather(host, {}).cuda
+    found = gather(host).cuda
     assert found == text or (text == "+" and found.endswith("+"))
 
 
@@ -47,14 +58,14 @@ SERVICES = {
 }
 
 
-def test_what_runs_beside_the_driver_is_told(machine):
+def test_what_runs_beside_the_driver_is_told(machine, gather):
     host = machine()
-    before = dict(gpufacts.gather(host, {}).services)
+    before = dict(gather(host).services)
     assert before.pop("persistenced") == "runs"
     assert set(before.values()) == {"none", "not used", "not needed"}
     for path in SERVICES.values():
         drivertree.write(host.root, path)
-    after = dict(gpufacts.gather(host, {}).services)
+    after = dict(gather(host).services)
     assert after["fabricmanager"] == "runs"
     assert all(after[name] != before[name] for name in SERVICES)
 
@@ -73,38 +84,38 @@ def specification(version):
     )
 
 
-def test_specifications_are_listed_with_why_they_do_not_count(machine):
+def test_specifications_are_listed_with_why_they_do_not_count(machine, gather):
     host = machine()
     drivertree.write(host.root, "etc/cdi/new.json", specification(V))
     drivertree.write(host.root, "etc/cdi/broken.json", "{")
     drivertree.write(host.root, "var/run/cdi/old.json", specification("1.2.3"))
-    facts = gpufacts.gather(host, {})
+    facts = gather(host)
     (one,) = facts.specifications
     assert one.path.endswith("/var/run/cdi/old.json")
     assert "libcuda.so.1.2.3 is not there" in one.fault
     assert "broken.json is not used" in facts.faults[0]
     os.unlink(host.path("/var/run/cdi/old.json"))
-    (one,) = gpufacts.gather(host, {}).specifications
+    (one,) = gather(host).specifications
     assert (one.kind, one.devices, one.fault) == ("nvidia.com/gpu", 1, "")
 
 
-def test_libraries_are_counted_by_capability(machine):
-    shares = {s.capability: s for s in gpufacts.gather(machine(), {}).shares}
+def test_libraries_are_counted_by_capability(machine, gather):
+    shares = {s.capability: s for s in gather(machine()).shares}
     assert shares["utility"].count >= 5
     assert shares["compute"].size_bytes > shares["utility"].count
     assert "ngx" in shares
 
 
-def test_a_gpu_that_is_not_the_jobs_says_why(machine):
+def test_a_gpu_that_is_not_the_jobs_says_why(machine, gather):
     host = machine(gpus=3)
-    assert obstacles(host) == {0: "", 1: "", 2: ""}
-    assert obstacles(host, CUDA_VISIBLE_DEVICES="0") == {
+    assert obstacles(gather(host)) == {0: "", 1: "", 2: ""}
+    assert obstacles(gather(host, CUDA_VISIBLE_DEVICES="0")) == {
         2: "",
         1: "not in CUDA_VISIBLE_DEVICES=0",
         0: "not in CUDA_VISIBLE_DEVICES=0",
     }
     os.unlink(host.path("/dev/nvidia1"))
-    assert obstacles(host)[1] == "no /dev/nvidia1"
+    assert obstacles(gather(host))[1] == "/dev/nvidia1 missing"
 
 
 def udocker(*words):
@@ -117,6 +128,17 @@ def test_the_group_lists_its_commands_and_suggests_one():
     done = udocker("gpu", "ifno")
     assert done.returncode == 2
     assert "Did you mean 'info'?" in done.stderr
+
+
+def test_parts_of_a_gpu_are_listed_with_their_names(machine, gather):
+    host = machine(mig={0: kerneltree.SEVEN_SMALL})
+    uuids = [kerneltree.mig_uuid(0, gi) for gi in kerneltree.SEVEN_SMALL]
+    (fact,) = gather(host).gpus
+    assert sorted(one.part.uuid for one in fact.parts) == sorted(uuids)
+    assert not any(one.obstacle for one in fact.parts)
+    (fact,) = gather(host, CUDA_VISIBLE_DEVICES=uuids[2]).gpus
+    usable = [one.part.uuid for one in fact.parts if not one.obstacle]
+    assert (usable, fact.obstacle) == ([uuids[2]], "")
 
 
 @pytest.mark.root

@@ -171,7 +171,9 @@ def test_a_node_that_is_no_amd_gpu_is_not_counted(plan, text):
 
 def test_gpu_info_shows_them_too(tmp_path):
     host = Host(amdtree.build(str(tmp_path), gpus=3))
-    facts = gpufacts.gather(host, {"ROCR_VISIBLE_DEVICES": "2,1", "HIP_VISIBLE_DEVICES": "0"})
+    facts = gpufacts.gather(
+        host, {"ROCR_VISIBLE_DEVICES": "2,1", "HIP_VISIBLE_DEVICES": "0"}, "/proc/none"
+    )
     assert [fact.gpu.uuid for fact in facts.amd if not fact.obstacle] == [uuid(2)]
     assert facts.amd[0].obstacle == "not among the job's visible devices"
     assert "its GPUs are AMD's" in facts.absence

@@ -44,6 +44,7 @@ def findings(host: Host, environment: Mapping[str, str]) -> Iterator[Finding]:
     yield _job(gpus, environment)
     yield _nodes(host, gpus)
     yield _uvm(host)
+    yield _mig(host, gpus)
     yield _groups(host, gpus)
     if not found.obstacle:
         yield _nvml(found, gpus)
@@ -126,6 +127,22 @@ def _is_setuid(path: str) -> bool:
         return bool(os.stat(path).st_mode & stat.S_ISUID)
     except OSError:
         return False
+
+
+def _mig(host: Host, gpus: tuple[Gpu, ...]) -> Finding:
+    """Tell whether parts of GPUs can be opened; a GPU in parts is of no use as a whole."""
+    parts = [part for gpu in gpus for part in gpu.mig]
+    if not parts:
+        return Finding("mig", OK, "no GPU is in parts")
+    missing = [node for part in parts for node in part.nodes if not host.exists(node)]
+    if missing:
+        text = f"{', '.join(missing[:3])}: capability nodes missing"
+        return Finding("mig", FAIL, text, "an administrator: nvidia-smi -L as root makes them")
+    usable = sum(part.accessible for gpu in gpus if gpu.accessible for part in gpu.mig)
+    text = f"{usable} of {len(parts)} MIG devices can be opened"
+    if not usable and all(gpu.mig for gpu in gpus):
+        return Finding("mig", FAIL, text, _REQUEST)
+    return Finding("mig", OK, text)
 
 
 def _groups(host: Host, gpus: tuple[Gpu, ...]) -> Finding:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import os
 
-from udocker.errors import GpuError
-from udocker.nvidia import absence, amdgpus, cuda, driver, libraries, nvswitch, rocm, selection
+from udocker.nvidia import (
+    absence,
+    amdgpus,
+    cuda,
+    driver,
+    libraries,
+    nvswitch,
+    partnames,
+    rocm,
+    selection,
+)
 from udocker.nvidia.cdi import driverfiles, registry
 from udocker.nvidia.gpus import find_gpus
 from udocker.values import dataclass
@@ -18,6 +27,7 @@ if TYPE_CHECKING:
     from udocker.nvidia.amdgpus import AmdGpu
     from udocker.nvidia.driver import Driver
     from udocker.nvidia.gpus import Gpu
+    from udocker.nvidia.mig import MigDevice
 
 MPS_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
 JOB_VARIABLES = (
@@ -40,6 +50,14 @@ _CHANNELS = "/dev/nvidia-caps-imex-channels"
 
 
 @dataclass(frozen=True)
+class PartFact:
+    """A MIG device, and whether this job may use it."""
+
+    part: MigDevice
+    obstacle: str
+
+
+@dataclass(frozen=True)
 class GpuFact:
     """A GPU, and whether this job may use it."""
 
@@ -48,6 +66,8 @@ class GpuFact:
     gpu: Gpu
     obstacle: str
     """Why this job may not use it; empty: it may."""
+    parts: tuple[PartFact, ...] = ()
+    """Its MIG devices; programs use them in its place."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +123,12 @@ class Facts:
     amd: tuple[AmdFact, ...] = ()
 
 
-def gather(host: Host, environment: Mapping[str, str]) -> Facts:
-    """Return the facts of `host` as the job with this `environment` sees them."""
+def gather(host: Host, environment: Mapping[str, str], cache_directory: str) -> Facts:
+    """Return the facts of `host` as the job with this `environment` sees them.
+
+    Only for the names of MIG devices is NVML asked, in a process of its own; what it says is kept
+    in `cache_directory`.
+    """
     found = driver.find(host, environment)
     known = registry.scan(registry.directories(host, environment))
     return Facts(
@@ -112,7 +136,7 @@ def gather(host: Host, environment: Mapping[str, str]) -> Facts:
         driver=found,
         absence="" if found else _absence(host),
         cuda=_cuda(found.version) if found else "",
-        gpus=tuple(_gpus(host, environment)),
+        gpus=tuple(_gpus(host, found, environment, cache_directory)),
         job=tuple((name, environment[name]) for name in JOB_VARIABLES if name in environment),
         shares=tuple(_shares(found)) if found else (),
         services=tuple(_services(host, environment)),
@@ -133,25 +157,38 @@ def _cuda(version: str) -> str:
     return f"{found[0]}.{found[1]}" + "+" * cuda.is_newer_than_known(version)
 
 
-def _gpus(host: Host, environment: Mapping[str, str]) -> Iterator[GpuFact]:
+def _gpus(
+    host: Host, known: Driver | None, environment: Mapping[str, str], cache_directory: str
+) -> Iterator[GpuFact]:
     found = find_gpus(host)
-    try:
-        usable = {gpu.pci for gpu in selection.of_job(found, environment)}
-        reason = ""
-    except GpuError as error:
-        usable, reason = set(), error.message.partition(": ")[2]
+    if known and any(gpu.mig for gpu in found):
+        found = partnames.with_names(found, known, host.boot_id, cache_directory, ())
+    usable = {gpu.pci: gpu for gpu in selection.of_job(found, environment)}
     for index, gpu in enumerate(found):
-        why = "" if gpu.pci in usable else reason or _obstacle(host, gpu, environment)
-        yield GpuFact(index, gpu, why)
+        of_job = usable.get(gpu.pci)
+        why = "" if of_job else _obstacle(gpu, environment)
+        yield GpuFact(index, gpu, why, tuple(_parts(gpu, of_job, environment)))
 
 
-def _obstacle(host: Host, gpu: Gpu, environment: Mapping[str, str]) -> str:
-    if not host.exists(gpu.node):
-        return f"no {gpu.node}"
+def _obstacle(gpu: Gpu, environment: Mapping[str, str]) -> str:
     if not gpu.accessible:
-        return f"{gpu.node} not permitted"
-    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-    return f"not in CUDA_VISIBLE_DEVICES={visible}"
+        return f"{gpu.node} {gpu.denial}"
+    if gpu.mig and not any(part.accessible for part in gpu.mig):
+        return "none of its MIG devices can be opened"
+    return _unnamed(environment)
+
+
+def _unnamed(environment: Mapping[str, str]) -> str:
+    names = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
+    variable = next((name for name in names if name in environment), "")
+    return f"not in {variable}={environment[variable]}" if variable else "not this job's"
+
+
+def _parts(gpu: Gpu, of_job: Gpu | None, environment: Mapping[str, str]) -> Iterator[PartFact]:
+    usable = {(part.gi, part.ci) for part in of_job.mig} if of_job else set()
+    for part in gpu.mig:
+        why = "" if (part.gi, part.ci) in usable else _unnamed(environment)
+        yield PartFact(part, why if part.accessible else f"{', '.join(part.nodes)} not permitted")
 
 
 def _amd(host: Host, environment: Mapping[str, str]) -> Iterator[AmdFact]:

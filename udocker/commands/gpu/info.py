@@ -29,10 +29,10 @@ _FORMAT = 1
 def command(settings: Settings, as_json: bool) -> None:
     """Show this node's driver and GPUs, and which of them this job may use.
 
-    Nothing of the driver is run. The exit code is 0 with and without GPUs: `udocker gpu doctor`
-    judges.
+    Nothing of the driver is run, but for the names of MIG devices. The exit code is 0 with and
+    without GPUs: `udocker gpu doctor` judges.
     """
-    facts = gpufacts.gather(Host(), settings.environment)
+    facts = gpufacts.gather(Host(), settings.environment, f"{settings.directory}/cache")
     if as_json:
         console.put(json.dumps(_document(facts), indent=2))
     else:
@@ -44,7 +44,7 @@ def _show(facts: Facts) -> None:
     if facts.gpus:
         console.put("")
         header = ("INDEX", "MINOR", "PCI", "MODEL", "UUID", "THIS JOB")
-        console.table(header, (_row(fact) for fact in facts.gpus))
+        console.table(header, (row for fact in facts.gpus for row in _rows(fact)))
     if facts.amd:
         console.put("")
         header = ("AMD", "NODE", "PCI", "TARGET", "UUID", "THIS JOB")
@@ -88,10 +88,18 @@ def _driver(facts: Facts) -> str:
     return f"{text}: {found.obstacle}" if found.obstacle else text
 
 
-def _row(fact: GpuFact) -> tuple[str, ...]:
+def _rows(fact: GpuFact) -> Iterator[tuple[str, ...]]:
+    """Yield the row of a GPU, and one for each of its MIG devices."""
     gpu = fact.gpu
     words = (str(fact.index), str(gpu.minor), gpu.pci, gpu.model, gpu.uuid)
-    return (*words, "no: " + fact.obstacle if fact.obstacle else "yes")
+    yield (*words, _answer(fact.obstacle))
+    for number, one in enumerate(fact.parts):
+        name = f"MIG gi {one.part.gi} ci {one.part.ci}"
+        yield (f"{fact.index}:{number}", "", "", name, one.part.uuid, _answer(one.obstacle))
+
+
+def _answer(obstacle: str) -> str:
+    return f"no: {obstacle}" if obstacle else "yes"
 
 
 def _amd_row(fact: AmdFact) -> tuple[str, ...]:
@@ -147,6 +155,16 @@ def _gpu(fact: GpuFact) -> dict[str, Any]:
         "model": gpu.model,
         "usable": not fact.obstacle,
         "obstacle": fact.obstacle,
+        "mig": [
+            {
+                "gi": one.part.gi,
+                "ci": one.part.ci,
+                "uuid": one.part.uuid,
+                "usable": not one.obstacle,
+                "obstacle": one.obstacle,
+            }
+            for one in fact.parts
+        ],
     }
 
 
