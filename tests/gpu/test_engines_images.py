@@ -25,6 +25,7 @@ MODES = ("N2", "N1", "runc", "B1", "P1", "F3")
 SUBJECTS = [*((name, mode) for name in RELEASES for mode in MODES), ("bookworm", "F1")]
 OTHER_JOBS = 1
 PLACE = "/run/udocker/gpu/lib"
+SYSTEM = f"usr/lib/{drivertree.MACHINE}-linux-gnu"
 PROBE = """
 import ctypes, ctypes.util, json, subprocess, sys
 
@@ -49,6 +50,9 @@ names = ("libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1", "libnvidia-ml.so")
 found = {name: elsewhere(f"print(opened({name!r}))") for name in names}
 found["clean"] = elsewhere("print(opened('libcuda.so.1'))", env={})
 found["app"] = elsewhere("ctypes.CDLL('/opt/app/libapp.so'); print(opened('libcuda.so.1'))")
+found["baked"] = elsewhere(
+    "ctypes.CDLL('/opt/app/libother.so'); print(hasattr(ctypes.CDLL('libcuda.so.1'), 'cuInit'))"
+)
 found["cuInit"] = elsewhere("print(ctypes.CDLL('libcuda.so.1').cuInit(0))")
 found["find_library"] = ctypes.util.find_library("cuda")
 found.update(visible=visible, version=pynvml.nvmlSystemGetDriverVersion())
@@ -95,24 +99,27 @@ def images(user, layouts):
 
 
 def trapped_files():
-    """Return files of an image that has an application with its own, old, copy of libcuda."""
+    """Return files of an image with an old driver, and an application with its own copy of it."""
     with open(pynvml.__file__, "rb") as file:
         nvml = file.read()
     old = drivertree.stub_library("libcuda.so.1")
     return {
-        "opt/app/libapp.so": application(old),
+        "opt/app/libapp.so": application(old, "/opt/app/lib"),
+        "opt/app/libother.so": application(old, f"/{SYSTEM}"),
+        f"{SYSTEM}/libcuda.so.535.54.03": old,
+        f"{SYSTEM}/libcuda.so.1": "libcuda.so.535.54.03",
         "opt/app/lib/libcuda.so.1": old,
         "opt/nvml/pynvml.py": nvml,
         "opt/probe.py": PROBE.encode(),
     }
 
 
-def application(library):
+def application(library, directory):
     """Return a library that needs libcuda.so.1 and names a directory for it (RUNPATH)."""
     place = scratch_directory()
     try:
         drivertree.write(place, "libcuda.so.1", library)
-        words = ["-Wl,--no-as-needed", "-Wl,--enable-new-dtags", "-Wl,-rpath,/opt/app/lib"]
+        words = ["-Wl,--no-as-needed", "-Wl,--enable-new-dtags", f"-Wl,-rpath,{directory}"]
         source = os.path.join(os.path.dirname(drivertree.__file__), "fake", "stub.c")
         command = ["gcc", "-shared", "-fPIC", "-nostdlib", source, *words, f"-L{place}"]
         subprocess.run([*command, "-l:libcuda.so.1", "-o", f"{place}/app"], check=True)
@@ -142,6 +149,8 @@ def test_the_driver_is_the_hosts_however_a_program_opens_it(node, user, images, 
         assert found["clean"] == f"{PLACE}/libcuda.so.1"
         assert found["find_library"] == "libcuda.so.1"
         assert found["app"] == "/opt/app/lib/libcuda.so.1"
+        # where binds are cheap they hide the image's old driver also from who names its directory
+        assert found["baked"] == str(mode != "P1")
     assert found["cuInit"] == "0"
     assert found["visible"] == [uuid(2), uuid(0)]
     assert found["version"] == drivertree.VERSION
