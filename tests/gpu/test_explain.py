@@ -51,7 +51,7 @@ def checks(about):
 def test_a_sound_image_gets_the_driver_and_the_jobs_gpus(explain, machine, image):
     about = explain(machine(gpus=2), image("GLIBC_2.99"), CUDA_VISIBLE_DEVICES="0")
     assert not about.is_fatal
-    assert (about.glibc, about.musl, about.asks) == ("2.99", False, False)
+    assert (about.glibc, about.obstacle, about.asks) == ("2.99", None, False)
     assert verdicts(about)["libcuda.so.1"] == ("driver-locked", "ok")
     assert about.capabilities == ("compute", "utility")
     assert [node.destination for node in about.plan.edits.device_nodes][0] == "/dev/nvidiactl"
@@ -138,6 +138,16 @@ def test_what_the_image_requires_is_judged(explain, machine, image, text, status
     about = explain(machine(), image("GLIBC_2.99"), ("NVIDIA_REQUIRE_CUDA", text))
     finding = checks(about)["requirements"]
     assert (finding.status, word in finding.text) == (status, True), finding
+
+
+def test_nvml_is_asked_for_what_an_image_requires_of_gpus(explain, machine, image, monkeypatch):
+    host = machine()
+    monkeypatch.setenv("FAKE_DRIVER_ROOT", host.root)
+    env = ("NVIDIA_REQUIRE_ARCH", "arch>=99.0")
+    about = explain(host, image("GLIBC_2.99"), env)
+    assert checks(about)["requirements"].text == "NVIDIA_REQUIRE_ARCH: unknown"
+    asked = gpuimage.ask_nvml(about, GpuRequest("all", (), (env,)))
+    assert "unmet: arch>=99.0" in checks(asked)["requirements"].text
 
 
 @pytest.mark.root

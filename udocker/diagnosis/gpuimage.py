@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from udocker.diagnosis import gpunvml
 from udocker.diagnosis.finding import FAIL, OK, WARN, Finding
 from udocker.errors import GpuError
 from udocker.host.loader import Loader
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from udocker.nvidia.policy import Verdict
     from udocker.nvidia.wishes import GpuRequest
 
+_WITH_GLIBC = "use an image with glibc"
 _CONTROL = ("/dev/nvidiactl", "/dev/nvidia-uvm")
 
 
@@ -30,7 +32,8 @@ class Explanation:
     """The image, or the user by a variable, asks for GPUs."""
     glibc: str
     """Its version, `2.36`; empty: the image has none."""
-    musl: bool
+    obstacle: policy.Obstacle | None
+    """Why no library of the host can be loaded; None: there is a glibc for it."""
     machine: str
     capabilities: tuple[str, ...] = ()
     driver: Driver | None = None
@@ -61,10 +64,11 @@ def explain(
     """
     found = driver.load(host, cache_directory, environment)
     loader = Loader(image, host.machine)
+    glibc = closure.glibc_of(loader)
     about = Explanation(
         asks=wishes.asks(request),
-        glibc=closure.glibc_of(loader),
-        musl=image.exists(f"/lib/ld-musl-{host.machine}.so.1"),
+        glibc=glibc,
+        obstacle=None if glibc else policy.obstacle_of(loader),
         machine=host.machine,
         driver=found,
     )
@@ -81,8 +85,7 @@ def _with_verdicts(
 ) -> Explanation:
     wish = wishes.read(request)
     decision = compat.decide(image, known.version, request.compat)
-    newer = compat_cuda(decision)
-    facts = requirement.facts_of(known.version, 0, newer)
+    facts = requirement.facts_of(known.version, 0, decision.cuda)
     return replace(
         about,
         capabilities=wish.capabilities,
@@ -100,11 +103,21 @@ def _with_verdicts(
     )
 
 
-def compat_cuda(decision: compat.Decision) -> tuple[int, int] | None:
-    """Return the CUDA version that the image's own driver library gives, where it is used."""
-    from udocker.nvidia import cuda
+def ask_nvml(about: Explanation, request: GpuRequest) -> Explanation:
+    """Judge what the image requires anew, by what NVML says of architecture and brand of GPUs.
 
-    return cuda.version_of(decision.version) if decision.use else None
+    Where NVML cannot be asked all stays as it is: that is told by a check of its own.
+    """
+    known = about.driver
+    unknown = any(v.state == requirement.UNKNOWN for v in about.requirements)
+    if known is None or not unknown:
+        return about
+    try:
+        gpus = tuple(requirement.GpuFacts(g.arch, g.brand) for g in gpunvml.ask(known))
+    except GpuError:
+        return about
+    facts = replace(requirement.facts_of(known.version, 0, about.compat.cuda), gpus=gpus)
+    return replace(about, requirements=requirement.judge(request.program_env, facts))
 
 
 def _with_plan(
@@ -142,11 +155,8 @@ def findings(about: Explanation) -> Iterator[Finding]:
 def _libc(about: Explanation) -> Finding:
     if about.glibc:
         return Finding("image_libc", OK, f"glibc {about.glibc}, {about.machine}")
-    if about.musl:
-        text = "musl (Alpine): NVIDIA's libraries need glibc"
-        return Finding("image_libc", FAIL, text, "an image based on Debian, Ubuntu or a Red Hat")
-    text = f"no C library for {about.machine}: only static programs run, without the driver"
-    return Finding("image_libc", WARN, text, "an image with glibc, for this machine")
+    why = about.obstacle or policy.Obstacle("the image has no C library")
+    return Finding("image_libc", FAIL if why.hint else WARN, why.reason, why.hint or _WITH_GLIBC)
 
 
 def _libraries(about: Explanation) -> Finding:

@@ -20,6 +20,9 @@ class Seen:
     minor: int
     name: str
     memory_bytes: int
+    arch: str = ""
+    """Compute capability, `9.0`; empty: unknown."""
+    brand: str = ""
 
 
 def ask(driver: Driver, timeout_s: float = 60) -> tuple[Seen, ...]:
@@ -32,6 +35,9 @@ def ask(driver: Driver, timeout_s: float = 60) -> tuple[Seen, ...]:
     def list_them() -> list[list[Any]]:
         from udocker.nvidia import nvml
 
-        return [[g.uuid, g.minor, g.name, g.memory_bytes] for g in nvml.list_gpus(driver)]
+        return [
+            [g.uuid, g.minor, g.name, g.memory_bytes, g.arch, g.brand]
+            for g in nvml.list_gpus(driver)
+        ]
 
     return tuple(Seen(*fields) for fields in elsewhere.ask(list_them, timeout_s))

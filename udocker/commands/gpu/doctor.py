@@ -47,7 +47,7 @@ def _of_image(settings: Settings, host: Host, target: str) -> Iterator[Finding]:
     asked = subject.find(settings, host, target)
     cache = f"{settings.directory}/cache"
     about = gpuimage.explain(host, asked.files, asked.request, cache, settings.environment)
-    return gpuimage.findings(about)
+    return gpuimage.findings(gpuimage.ask_nvml(about, asked.request))
 
 
 def _code(findings: Sequence[Finding]) -> int:

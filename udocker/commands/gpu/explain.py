@@ -92,7 +92,7 @@ def _lines(name: str, about: Explanation) -> Iterator[tuple[str, str]]:
 def _libc(about: Explanation) -> str:
     if about.glibc:
         return f"glibc {about.glibc}"
-    return "musl" if about.musl else f"no C library for {about.machine}"
+    return about.obstacle.reason if about.obstacle else "no C library"
 
 
 def _document(name: str, about: Explanation) -> dict[str, Any]:
@@ -102,7 +102,11 @@ def _document(name: str, about: Explanation) -> dict[str, Any]:
         "image": name,
         "fatal": about.is_fatal,
         "asks": about.asks,
-        "libc": {"glibc": about.glibc, "musl": about.musl, "machine": about.machine},
+        "libc": {
+            "glibc": about.glibc,
+            "machine": about.machine,
+            "obstacle": about.obstacle.reason if about.obstacle else "",
+        },
         "driver": found
         and {"version": found.version, "source": found.source, "layout": found.layout},
         "capabilities": about.capabilities,
