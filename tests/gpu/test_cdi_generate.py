@@ -249,6 +249,23 @@ def test_udocker_reads_what_it_has_written(node, podman_image, options, place):
 
 
 @pod
+def test_where_binds_are_dear_the_specification_names_the_files_only(node, podman_image):
+    script = (
+        RUN.replace("userns", "proot")
+        + f"""
+        $U gpu cdi -o /etc/cdi/nvidia.yaml --hooks {HOOK}
+        run
+        $U gpu info | grep -o 'cdi .etc.cdi.nvidia.yaml'
+    """
+    )
+    done = node(script)
+    *_, cuda, nvml, source = done.stdout.splitlines()  # PRoot shows all of the host's /dev
+    assert cuda.startswith("/run/udocker/gpu/") and "libcuda.so" in cuda
+    assert nvml.startswith("/run/udocker/gpu/")
+    assert source == "cdi /etc/cdi/nvidia.yaml"
+
+
+@pod
 @pytest.mark.parametrize("engine", ["userns", "proot"])
 def test_gpus_and_another_vendors_device_are_found_in_one_cache(
     node, podman_image, tmp_path, engine

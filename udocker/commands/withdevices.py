@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from udocker.commands import withgpus
 from udocker.commands.options.gpu import CDI_KIND
+from udocker.containers import features
 from udocker.host import ldcache
 from udocker.nvidia.cdi import wish
 from udocker.values import replace
@@ -29,13 +30,15 @@ def with_devices(
 ) -> tuple[RuntimeSpec, tuple[str, ...]]:
     """Return the spec with the devices and GPUs that are wished, and notes for the user.
 
-    GPUs that a specification provides are not looked for a second time. Raises StartError.
+    GPUs that a specification provides are not looked for a second time, except where binds are
+    dear: the discovery, which takes the driver's files from the same specification, needs few of
+    them. Raises StartError.
     """
     asked = wish.CdiRequest(
         request.cdi_devices,
         request.cdi_directories,
         ignore_hooks=request.cdi_ignore_hooks,
-        own_gpus=_says_more(request),
+        own_gpus=_says_more(request) or features.CHEAP_BINDS not in engine.features,
     )
     cache = f"{settings.directory}/cache"
     chosen = wish.choose(host, asked, cache, settings.environment)
