@@ -128,7 +128,7 @@ def hidden(host):
     [
         ("driver", update, {}, FAIL, "updated without reboot", "tell the administrators"),
         ("job", None, {"CUDA_VISIBLE_DEVICES": ""}, FAIL, "CUDA_VISIBLE_DEVICES is empty", "srun"),
-        ("job", None, {"CUDA_VISIBLE_DEVICES": "0"}, OK, "2 GPUs, CUDA_VISIBLE_DEVICES=0", ""),
+        ("job", None, {"CUDA_VISIBLE_DEVICES": "0"}, OK, "1 of 2 GPUs, CUDA_VISIBLE_DEVICES=0", ""),
         ("nodes", lose("/dev/nvidiactl"), {}, FAIL, "/dev/nvidiactl: missing", "nvidia-modprobe"),
         ("nodes", lose("/dev/nvidia1"), {}, OK, "not for this job: /dev/nvidia1", ""),
         ("uvm", lose("/dev/nvidia-uvm"), {}, FAIL, "no set-uid", "nvidia-modprobe -u -c0"),

@@ -145,9 +145,9 @@ def test_parts_of_a_gpu_are_listed_with_their_names(machine, gather):
 def test_a_user_sees_the_node_and_a_program_reads_it(dressed):
     node = dressed(gpus=2)
     shown = node("gpu", "info", deny=[1]).stdout
-    assert f"driver       {V} (open), CUDA 13.0" in shown
-    assert "found by     filelist" in shown
-    assert "gpus         2, 1 for this job" in shown
+    assert f"driver         {V} (open), CUDA 13.0" in shown
+    assert "found by       filelist" in shown
+    assert "gpus           2, 1 for this job" in shown
     assert "no: /dev/nvidia1 not permitted" in shown
     told = json.loads(node("gpu", "info", "--json", env={"SLURM_JOB_ID": "7"}).stdout)
     assert told["format"] == 1

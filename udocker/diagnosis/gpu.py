@@ -70,11 +70,11 @@ def _plain(error: GpuError) -> str:
 def _job(gpus: tuple[Gpu, ...], environment: Mapping[str, str]) -> Finding:
     """Tell which GPUs are the job's."""
     try:
-        chosen = selection.select(gpus, "all", environment)
+        selection.select(gpus, "all", environment)
     except GpuError as error:
         return Finding("job", FAIL, _plain(error), error.hint or "")
     visible = environment.get("CUDA_VISIBLE_DEVICES")
-    text = f"{len(chosen)} of {len(gpus)} GPUs"
+    text = f"{len(selection.of_job(gpus, environment))} of {len(gpus)} GPUs"
     if visible is not None:
         text += f", CUDA_VISIBLE_DEVICES={visible}"
     return Finding("job", OK, text)

@@ -74,8 +74,10 @@ def _lines(name: str, about: Explanation) -> Iterator[tuple[str, str]]:
     if about.capabilities:
         yield "capabilities", " ".join(about.capabilities)
     plan = about.plan
+    for gpu in plan.gpus:
+        parts = f", {len(gpu.mig)} MIG devices" if gpu.mig else ""
+        yield "gpu", f"{gpu.uuid or gpu.pci} ({gpu.model}{parts})"
     if plan.gpus:
-        yield "gpus", ", ".join(f"{gpu.uuid or gpu.pci} ({gpu.model})" for gpu in plan.gpus)
         yield "nodes", " ".join(node.destination for node in plan.edits.device_nodes)
     yield from (("env", f"{key}={value}") for key, value in plan.edits.env)
     for one in about.requirements:

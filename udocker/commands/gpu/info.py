@@ -40,7 +40,7 @@ def command(settings: Settings, as_json: bool) -> None:
 
 
 def _show(facts: Facts) -> None:
-    console.put_lines(f"{name:12} {text}" for name, text in _lines(facts))
+    console.put_lines(f"{name:14} {text}" for name, text in _lines(facts))
     if facts.gpus:
         console.put("")
         header = ("INDEX", "MINOR", "PCI", "MODEL", "UUID", "THIS JOB")
