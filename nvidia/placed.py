@@ -19,6 +19,9 @@ DIRECTORY = f"{BASE}/lib"
 FALLBACK = f"{BASE}/fallback"
 """What the image has not, searched behind its own; `fallback32` holds those of 32 bits."""
 
+MAX_ELEMENTS = 128
+"""Directories of LD_LIBRARY_PATH that are looked into; what stands behind them stays as it is."""
+
 
 @dataclass(frozen=True)
 class Placed:

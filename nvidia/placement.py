@@ -21,7 +21,7 @@ from udocker import fastjson
 from udocker.errors import GpuError, StoreError
 from udocker.host import ldcache, ldconf
 from udocker.nvidia import cache, libraries
-from udocker.nvidia.placed import Placement, from_json, to_json
+from udocker.nvidia.placed import MAX_ELEMENTS, Placement, from_json, to_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ def _identity(
     watched = [*_WATCHED, *places, *(f"{place}/{_LIBC}" for place in places)]
     if libraries.COMPAT32 in capabilities and machine in ldcache.COMPAT32:
         watched += ldcache.default_directories(ldcache.COMPAT32[machine])
-    watched += [element for element in library_path.split(":") if element.startswith("/")]
+    named = library_path.split(":")[:MAX_ELEMENTS]
+    watched += [element for element in named if element.startswith("/")]
     return [_state(path) for place in watched for path in image.resolve_all(place) or ("",)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from udocker.nvidia import baked
+from udocker.nvidia.placed import MAX_ELEMENTS
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -32,7 +33,8 @@ def cleaned(
     """
     elements: list[str] = []
     notes: list[str] = []
-    for element in text.split(":"):
+    given = text.split(":")
+    for element in given[:MAX_ELEMENTS]:
         place = image.locate(element) if element.startswith("/") else None
         names = _misleading(image, place, known) if place and place not in kept else ()
         if not place or not names:
@@ -42,6 +44,7 @@ def cleaned(
             notes.append(f"gpu: {VARIABLE}: the host's driver before {element}, with {names[0]}")
         else:
             notes.append(f"gpu: {VARIABLE} without {element}: its {names[0]} would hide the host's")
+    elements += given[MAX_ELEMENTS:]
     return SearchPath(":".join(elements), tuple(notes)) if notes else SearchPath()
 
 

@@ -198,6 +198,12 @@ def test_a_driver_baked_into_the_image_is_hidden_wherever_it_is_found(place, ima
     assert len(made.notes) == 4, made.notes
 
 
+def test_a_search_path_without_end_is_not_read_to_its_end(place, image):
+    tree = image(files={"opt/app/libcuda.so.1": stub("libcuda.so.1")})
+    path = ":".join(["/opt/app", *(f"/opt/{number}" for number in range(5000)), "/opt/app"])
+    assert place(tree, library_path=path).library_path == path.partition(":")[2]
+
+
 def test_no_shadow_leads_out_of_the_image(place, image, tmp_path):
     drivertree.write(str(tmp_path), "outside/libcuda.so.550.54", stub("libcuda.so.1"))
     tree = image()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -328,6 +329,48 @@ def test_compat_and_baked_libraries_have_verdicts_of_their_own(machine, image):
         ("compat", "ok", "/usr/local/cuda/compat/libcuda.so.590.44.01"),
         ("baked", "skip", f"/{WHERE}/libcuda.so.550.54"),
     ]
+
+
+ODD = (
+    f"{WHERE}/libc.so.6",
+    f"{WHERE}/libOpenCL.so.1",
+    f"{WHERE}/libcuda.so.1",
+    "etc/ld.so.cache",
+    "etc/ld.so.conf",
+    "usr/local/cuda/compat/libcuda.so.590.44.01",
+    "usr/local/nvidia/lib64/libnvidia-ml.so.535.1",
+)
+
+
+def put_odd(path, kind):
+    """Put something odd, of a kind, in the place of a file."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if os.path.lexists(path):
+        shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        os.mkdir(path)
+    elif kind in ("loop", "outside"):
+        loop = os.path.basename(path)
+        os.symlink(loop if kind == "loop" else "../../../../../../../../dev/zero", path)
+    elif kind != "none":
+        whole = drivertree.stub_library("libcuda.so.1")
+        with open(path, "wb") as file:
+            file.write(whole[:200] if kind == "cut" else b"\x7fELF garbage")
+
+
+def test_no_file_of_an_image_stops_or_fools_the_judge(machine, image):
+    found = driver.find(machine())
+    for place in ODD:
+        for kind in ("fifo", "directory", "loop", "garbage", "cut", "outside", "none"):
+            tree = image()
+            put_odd(f"{tree.path}/{place}", kind)
+            made = policy.judge(found, GRAPHICS, tree, drivertree.MACHINE)
+            by_name = {v.soname: v.decision for v in made if v.kind == "driver-locked"}
+            assert by_name["libcuda.so.1"] == ("skip" if place == ODD[0] else "ok"), (place, kind)
+            assert not [v for v in made if v.kind in ("compat", "baked") and v.decision == "ok"]
+            shutil.rmtree(tree.path)
 
 
 def ldd(path):
