@@ -19,6 +19,7 @@ from unprivileged import Unprivileged, remove_tree, scratch_directory
 from gpu import drivertree
 from gpu.dressed import Node
 from gpu.drivertree import uuid
+from gpu.kerneltree import SEVEN_SMALL, mig_uuid
 from udocker.registry.loopback import LoopbackRegistry
 
 MODES = ("N2", "N1", "runc", "B1", "P1", "F3")
@@ -65,6 +66,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.root]
 def node(tmp_path_factory):
     tree = drivertree.build(str(tmp_path_factory.mktemp("node") / "tree"), gpus=3)
     node = Node(tree, "--deny", str(OTHER_JOBS))
+    yield node
+    node.close()
+
+
+@pytest.fixture(scope="module")
+def parts_node(tmp_path_factory):
+    """A node whose first GPU is in seven parts (MIG), and whose second one is whole."""
+    place = str(tmp_path_factory.mktemp("parts") / "tree")
+    node = Node(drivertree.build(place, gpus=2, mig={1: SEVEN_SMALL}))
     yield node
     node.close()
 
@@ -191,3 +201,33 @@ def test_what_a_dry_run_prints_works_when_pasted(node, user, images, mode):
     said = node.run(user, "sh", "-c", printed).stdout
     assert said.startswith(f"NVIDIA-SMI {drivertree.VERSION} NVML ")
     user.udocker("rm", name)
+
+
+PARTS = """
+import sys; sys.path.insert(0, "/opt/nvml")
+import os
+import pynvml as nvml
+
+nvml.nvmlInit()
+print(os.environ.get("CUDA_VISIBLE_DEVICES"))
+for number in range(nvml.nvmlDeviceGetCount()):
+    gpu = nvml.nvmlDeviceGetHandleByIndex(number)
+    for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+        try:
+            part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place)
+        except nvml.NVMLError_NotFound:
+            continue
+        print(nvml.nvmlDeviceGetUUID(part))
+"""
+
+
+@pytest.mark.parametrize("mode", ["N2", "runc", "B1", "P1", "F3"])
+def test_a_part_of_a_gpu_is_all_that_the_program_sees(parts_node, user, images, mode):
+    """Engines without mounts show the nodes of all parts, and tell CUDA which one is meant."""
+    part = mig_uuid(1, 9)
+    words = ("python3", "-c", PARTS)
+    found = run(parts_node, user, mode, images("bookworm"), *words, options=[f"--gpu={part}"])
+    told, *visible = found.stdout.split()
+    assert told == part
+    assert part in visible
+    assert len(visible) == (1 if mode in ("N2", "runc", "B1") else len(SEVEN_SMALL))
