@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from udocker.containers.spec import Bind, ContainerEdits
 from udocker.errors import GpuError
-from udocker.nvidia import (
-    driver,
-    libraries,
-    nvswitch,
-    placement,
-    procfiles,
-    requirement,
-    selection,
-    wishes,
-)
+from udocker.nvidia import driver, libraries, placement, procfiles, selection, wishes
 from udocker.nvidia.gpus import find_gpus
 from udocker.nvidia.nodes import find_nodes, make_missing
 from udocker.nvidia.wishes import GpuRequest as GpuRequest
@@ -27,7 +18,11 @@ if TYPE_CHECKING:
     from udocker.host.root import Root
     from udocker.nvidia.driver import Driver
     from udocker.nvidia.gpus import Gpu
+    from udocker.nvidia.placed import Placement
     from udocker.nvidia.wishes import Wish
+
+_REQUIRING = ("NVIDIA_REQUIRE_", "CUDA_VERSION")
+"""What variables are called by which images require something."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +92,8 @@ def _plan(
     edits |= nodes | placed.edits | procfiles.services(host, capabilities, environment)
     notes = wish.notes + node_notes + placed.notes
     if libraries.COMPUTE in capabilities:
-        notes += nvswitch.notes(host, len(gpus))
-    facts = requirement.facts_of(found.version, len(gpus), placed.cuda)
-    notes += requirement.unmet(request.program_env, facts, strict=request.strict)
+        notes += _switch_notes(host, gpus)
+    notes += _unmet(request, found, gpus, placed)
     shadows = placed.shadow_binds + procfiles.parameters(host, cache_directory)
     return GpuPlan(edits, notes, gpus, shadows)
 
@@ -117,6 +111,26 @@ def _gpus(
         words = f"{wish.selection},{environment.get(selection.CUDA_VARIABLE, '')}".split(",")
         known = partnames.with_names(known, found, host.boot_id, directory, tuple(words))
     return selection.select(known, wish.selection, environment, whole_names=wish.whole_names)
+
+
+def _switch_notes(host: Host, gpus: tuple[Gpu, ...]) -> tuple[str, ...]:
+    if not host.exists("/dev/nvidia-nvswitch0"):
+        return ()
+    from udocker.nvidia import nvswitch  # few nodes have such
+
+    return nvswitch.notes(host, len(gpus))
+
+
+def _unmet(
+    request: GpuRequest, found: Driver, gpus: tuple[Gpu, ...], placed: Placement
+) -> tuple[str, ...]:
+    """Return a note on each requirement of the image that is not met. Raises GpuError if strict."""
+    if not any(name.startswith(_REQUIRING) for name, _ in request.program_env):
+        return ()
+    from udocker.nvidia import requirement  # most images require nothing
+
+    facts = requirement.facts_of(found.version, len(gpus), placed.cuda)
+    return requirement.unmet(request.program_env, facts, strict=request.strict)
 
 
 def usable(host: Host, found: Driver | None, environment: Mapping[str, str]) -> Driver:
