@@ -221,6 +221,30 @@ def test_parts_are_named_as_nvml_names_them(node, tmp_path):
 
 
 @pod
+def test_a_user_describes_what_the_job_may_open(unprivileged, tmp_path):
+    tree = drivertree.build(str(tmp_path / "tree"), gpus=2)
+    become = [f"--reuid={unprivileged.uid}", f"--regid={unprivileged.gid}", "--clear-groups"]
+    udocker = ["setpriv", *become, unprivileged.python, "-m", "udocker", "gpu", "cdi", "--json"]
+
+    def describe(*denied):
+        words = ["bash", FAKENODE, "--null-nodes", *denied, tree, *udocker]
+        return subprocess.run(
+            words,
+            env=unprivileged.environment(),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    value = json.loads(describe("--deny", "1").stdout)
+    assert [a["name"] for a in value["devices"]] == ["1", drivertree.uuid(0), "all"]
+    none = describe("--deny", "0", "--deny", "1")
+    assert (none.returncode, none.stdout) == (125, "")
+    assert "there is no GPU on this node that this user may open" in none.stderr
+
+
+@pod
 def test_what_cannot_be_done_leaves_the_file_as_it_was(node, tmp_path):
     (tmp_path / "old").write_text("old")
     words = ["$U gpu cdi -o /dev/null", "$U gpu cdi --vendor=1 -o $D/old"]
