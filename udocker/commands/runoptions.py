@@ -82,12 +82,27 @@ def parse_kept(container: Container, options: Sequence[str], gpu: str) -> tuple[
     """
     own, _, _ = parse(options)
     values, _, _ = parse([*container.options, *options])
-    if any(key in own for key in _GPU_CHOOSERS):
+    if _chooses_gpus(own):
         for key in _GPU_CHOOSERS:
             values.set(key, own.all(key))
-    elif gpu and not any(key in values for key in _GPU_CHOOSERS):
+        named = set(_gpu_devices(values)) - set(own.all("device"))
+        values.set("device", [text for text in values.all("device") if text not in named])
+    elif gpu and not _chooses_gpus(values):
         values.set("gpu", [gpu])
     return values, own
+
+
+def _chooses_gpus(values: Values) -> bool:
+    return any(key in values for key in _GPU_CHOOSERS) or bool(_gpu_devices(values))
+
+
+def _gpu_devices(values: Values) -> list[str]:
+    given = values.all("device")
+    if not given:
+        return []
+    from udocker.commands.options.gpu import CDI_KIND
+
+    return [text for text in given if text.startswith(CDI_KIND)]
 
 
 def split_target(values: Values, rest: list[str]) -> tuple[str, list[str]]:
