@@ -1,7 +1,8 @@
 """The device nodes that GPUs need in a container, made on the host first where it lacks them.
 
-Source: nvidia-container-toolkit 1.20, pkg/nvcdi (driver-nvml.go, gds.go, mofed.go, gdrcopy.go,
-imex.go, nvswitch.go) and internal/discover (graphics.go); libnvidia-container 1.18, nvc_info.c.
+Source: nvidia-container-toolkit 1.20, pkg/nvcdi (driver-nvml.go, gds.go) and
+internal/modifier/cdi.go for the gates; libnvidia-container 1.18, nvc_info.c;
+nvidia-modprobe 580, its manual page.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a container wants of the host's GPUs, in the words of NVIDIA's images.
 
 Source: nvidia-container-toolkit 1.20, internal/config/image (cuda_image.go, capabilities.go) and
-internal/modifier (cdi.go, gated.go); libnvidia-container 1.18, src/cli/common.c.
+internal/modifier/cdi.go; libnvidia-container 1.18, src/cli/common.c.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MIG_GATES = {
 }
 _IMEX = "NVIDIA_IMEX_CHANNELS"
 _MOST_CHANNELS = 1 << 20
-"""Source: gpu driver 560, nv-caps-imex.c: a minor number has 20 bits."""
+"""Each is a minor number, which has 20 bits. Source: linux/kdev_t.h."""
 _CDI_KINDS = ("nvidia.com/gpu=", "runtime.nvidia.com/gpu=")
 _LABELS = ("com.nvidia.cuda.version", "com.nvidia.cudnn.version")
 _VOLUMES_LABEL = "com.nvidia.volumes.needed"
