@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PREFIX = "NVIDIA_REQUIRE_"
 _OTHER_MACHINES = "NVIDIA_REQUIRE_JETPACK"
-_PROPERTIES = ("cuda", "driver", "arch", "brand")
+_VERSIONS = ("cuda", "driver", "arch")
 _COMPARISONS = ("!=", "<=", ">=", "=", "<", ">")
 _LONGEST = 16 << 10
 """Bytes; the longest of NVIDIA's own images has 2 KiB."""
@@ -63,6 +63,8 @@ class Condition:
     name: str
     comparison: str
     value: str
+    version: tuple[int, ...] = ()
+    """The value as numbers; none of a brand."""
 
     def __str__(self) -> str:
         return f"{self.name}{self.comparison}{self.value}"
@@ -102,19 +104,20 @@ def parse(text: str) -> Requirement:
 
 
 def _condition(word: str) -> Condition:
-    starts = [at for at in map(word.find, "=!<>") if at >= 0]
-    at = min(starts, default=0)
-    comparison = next((c for c in _COMPARISONS if word.startswith(c, at)), "")
-    name, value = word[:at].lower(), word[at + len(comparison) :]
-    if name not in _PROPERTIES or not comparison or not value:
-        raise ValueError(f"{word[:80]!r} is no condition")
+    for comparison in _COMPARISONS:
+        name, found, value = word.partition(comparison)
+        if found:
+            break
+    name = name.lower()
     if name == "brand":
-        sound = comparison in ("=", "!=") and not set(value).intersection("=!<>")
+        sound = comparison in ("=", "!=") and value and not set(value).intersection("=!<>")
+        version: tuple[int, ...] | None = ()
     else:
-        sound = cuda.numbers(value) is not None
-    if not sound:
+        sound = name in _VERSIONS
+        version = cuda.numbers(value)
+    if not sound or version is None:
         raise ValueError(f"{word[:80]!r} is no condition")
-    return Condition(name, comparison, value)
+    return Condition(name, comparison, value, version)
 
 
 def judge(program_env: tuple[tuple[str, str], ...], facts: Facts) -> tuple[Verdict, ...]:
@@ -191,30 +194,48 @@ _WORST_LAST = (MET, MINOR, UNKNOWN, UNMET)
 
 
 def _holds(requirement: Requirement, facts: Facts, gpu: GpuFacts) -> str:
+    has = {
+        "cuda": facts.cuda,
+        "driver": cuda.numbers(facts.driver),
+        "arch": cuda.numbers(gpu.arch),
+    }
     best = UNMET
     for conditions in requirement.alternatives:
-        state = MET
-        for condition in conditions:
-            state = max(state, _truth(condition, facts, gpu), key=_WORST_LAST.index)
-            if state == UNMET:
-                break
-        best = min(best, state, key=_WORST_LAST.index)
+        best = min(best, _together(conditions, has, facts, gpu), key=_WORST_LAST.index)
         if best == MET:
             break
     return best
 
 
-def _truth(condition: Condition, facts: Facts, gpu: GpuFacts) -> str:
-    if condition.name == "brand":
-        if not gpu.brand:
-            return UNKNOWN
-        same = gpu.brand.lower() == condition.value.lower()
-        return MET if same == (condition.comparison == "=") else UNMET
-    wanted = cuda.numbers(condition.value) or ()
-    has = _version(condition.name, facts, gpu)
+def _together(
+    conditions: tuple[Condition, ...],
+    has: Mapping[str, tuple[int, ...] | None],
+    facts: Facts,
+    gpu: GpuFacts,
+) -> str:
+    worst = MET
+    for condition in conditions:
+        if condition.name == "brand":
+            truth = _brand_truth(condition, gpu.brand)
+        else:
+            truth = _truth(condition, has[condition.name], facts)
+        worst = max(worst, truth, key=_WORST_LAST.index)
+        if worst == UNMET:
+            break
+    return worst
+
+
+def _brand_truth(condition: Condition, brand: str) -> str:
+    if not brand:
+        return UNKNOWN
+    same = brand.lower() == condition.value.lower()
+    return MET if same == (condition.comparison == "=") else UNMET
+
+
+def _truth(condition: Condition, has: tuple[int, ...] | None, facts: Facts) -> str:
     if has is None:
         return UNKNOWN
-    met = _compares(condition.comparison, has, wanted)
+    met = _compares(condition.comparison, has, condition.version)
     if condition.name != "cuda" or facts.cuda is None:
         return MET if met else UNMET
     grows = condition.comparison in (">", ">=")
@@ -222,13 +243,7 @@ def _truth(condition: Condition, facts: Facts, gpu: GpuFacts) -> str:
         return UNKNOWN
     if met:
         return MET
-    return MINOR if grows and cuda.runs_minor(wanted, facts.cuda) else UNMET
-
-
-def _version(name: str, facts: Facts, gpu: GpuFacts) -> tuple[int, ...] | None:
-    if name == "cuda":
-        return facts.cuda
-    return cuda.numbers(facts.driver if name == "driver" else gpu.arch)
+    return MINOR if grows and cuda.runs_minor(condition.version, facts.cuda) else UNMET
 
 
 def _compares(comparison: str, left: tuple[int, ...], right: tuple[int, ...]) -> bool:
