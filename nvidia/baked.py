@@ -12,6 +12,7 @@ from itertools import islice
 
 from udocker.host import ldcache
 from udocker.nvidia import libraries
+from udocker.nvidia.placed import MAX_ELEMENTS
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -102,7 +103,8 @@ def _directories(loader: Loader, library_path: str) -> Iterator[str]:
     flags = ldcache.FLAGS.get(loader.machine, -1)
     cached = (e.path for e in loader.cache.entries if e.flags == flags and is_locked(e.name))
     places += [os.path.dirname(path) for path in cached]
-    places += [place for place in library_path.split(":") if place.startswith("/")]
+    named = library_path.split(":")[:MAX_ELEMENTS]
+    places += [place for place in named if place.startswith("/")]
     seen = set()
     for directory in (d for place in places for d in (place, f"{place}/vdpau")):
         located = loader.root.locate(directory)
