@@ -268,7 +268,7 @@ def test_a_tree_is_never_given_nodes(kernel):
 
 @needs_root
 @pytest.mark.root
-@pytest.mark.parametrize("engine", ["N2", "P1", "R1"])
+@pytest.mark.parametrize("engine", ["N2", "P1", "R1", "B1"])
 def test_a_node_for_a_group_opens_in_a_container_for_its_members_alone(
     machine, unprivileged, engine
 ):

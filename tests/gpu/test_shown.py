@@ -12,7 +12,7 @@ from gpu.kerneltree import ci_minor, gi_minor, mig_uuid, pci
 
 NODES = "nvidia* nvidia-caps/* dri/* dri/by-path/*"
 LIST = f'cd /dev && for n in {NODES}; do [ -c "$n" ] && echo $n; done'
-ENGINES = ("N2", "P1", "R1")
+ENGINES = ("N2", "P1", "R1", "B1")
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.getuid() != 0, reason="only root can dress a machine"),
@@ -68,7 +68,9 @@ def test_a_part_of_a_gpu_is_all_that_is_seen_of_it(dressed, location, engine):
         assert "nvidia0" not in seen
 
 
-@pytest.mark.parametrize(("engine", "modifies"), [("N2", "0"), ("R1", "1")])
+@pytest.mark.parametrize(
+    ("engine", "modifies"), [("N2", "0"), ("N1", "0"), ("B1", "0"), ("R1", "1")]
+)
 def test_the_drivers_libraries_leave_nodes_alone(dressed, location, engine, modifies):
     node = dressed()
     script = "while read -r line; do echo $line; done </proc/driver/nvidia/params"
