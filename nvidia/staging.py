@@ -193,11 +193,11 @@ def _is_text(place: str, source: str) -> bool:
 
 def _wrappers(sources: Mapping[str, str]) -> dict[str, str]:
     """Return scripts in place of the dynamically linked programs among `sources`."""
-    from udocker.host import elf
+    from udocker.host import elffacts
 
     loader = _LOADERS[os.uname().machine]
     programs = {place: path for place, path in sources.items() if place.startswith("bin/")}
-    facts = {place: elf.read(path) for place, path in programs.items() if "'" not in path}
+    facts = {place: elffacts.scan(path) for place, path in programs.items() if "'" not in path}
     return {
         place: _WRAPPER.format(loader=loader, path=programs[place])
         for place, found in facts.items()
