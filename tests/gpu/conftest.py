@@ -63,9 +63,10 @@ def libc(tmp_path_factory):
 def glibc_versions(newest):
     """Return the versions that a glibc up to `newest` (`GLIBC_2.36`) defines."""
     last = int(newest.rpartition(".")[2])
+    small = ("GLIBC_2.2.5", "GLIBC_2.2.6", "GLIBC_2.3.2", "GLIBC_2.3.3", "GLIBC_2.3.4")
     middle = (f"GLIBC_2.{minor}" for minor in range(3, last + 1))
     kinds = ("GLIBC_ABI_DT_RELR",) if last >= 36 else ()
-    return ("GLIBC_2.2.5", *middle, *kinds, "GLIBC_PRIVATE")
+    return (*small, *middle, *kinds, "GLIBC_PRIVATE")
 
 
 @pytest.fixture

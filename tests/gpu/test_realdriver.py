@@ -12,7 +12,8 @@ import pytest
 from gpu import drivertree
 from udocker.host import elf, elffacts
 from udocker.host.probe import Host
-from udocker.nvidia import driver, kernelmodule, libraries
+from udocker.host.root import Root
+from udocker.nvidia import driver, kernelmodule, libraries, policy
 
 TREE = os.environ.get("UDOCKER_TEST_DRIVER", "")
 pytestmark = [] if TREE else [pytest.mark.realgpu]
@@ -61,3 +62,13 @@ def test_what_a_library_needs_of_the_driver_is_among_it(found):
     for library in found.libraries:
         own = {name for name in library.needed if name.endswith(f".{found.version}")}
         assert own <= there, library.path
+
+
+def test_this_machine_as_an_image_takes_all_that_it_has_company_for(found):
+    capabilities = tuple(c for c in libraries.CAPABILITIES if c != libraries.COMPAT32)
+    made = policy.judge(found, capabilities, Root(""), drivertree.MACHINE, host_root=TREE)
+    locked = [v for v in made if v.kind == policy.LOCKED]
+    left_out = [v.reason for v in locked if v.decision != policy.OK]
+    assert {"libcuda.so.1", "libnvidia-ml.so.1"} <= {v.soname for v in locked}
+    assert [reason for reason in left_out if " needs " not in reason] == []
+    assert len(left_out) < len(locked) / 4, left_out
