@@ -212,11 +212,11 @@ def _no_gpu(gpus: tuple[Gpu, ...], environment: Mapping[str, str]) -> GpuError:
         causes.append(f"{CUDA_VARIABLE} is {visible.strip() or 'empty'}")
     elif visible is not None and any(gpu.accessible for gpu in gpus):
         causes.append(f"{CUDA_VARIABLE} is {visible!r}, which names none of them")
-    closed: dict[str, list[str]] = {}
+    closed: dict[str, list[Gpu]] = {}
     for gpu in gpus:
         if not gpu.accessible:
-            closed.setdefault(gpu.denial or "not permitted", []).append(gpu.node)
-    causes += [f"{', '.join(nodes)} {why}" for why, nodes in closed.items()]
+            closed.setdefault(gpu.denial or "not permitted", []).append(gpu)
+    causes += [f"{_nodes(these)} {why}" for why, these in closed.items()]
     causes += [
         f"no MIG part of {gpu.node} permitted"
         for gpu in gpus
@@ -228,6 +228,14 @@ def _no_gpu(gpus: tuple[Gpu, ...], environment: Mapping[str, str]) -> GpuError:
     who = f"job {job}" if job else "this session"
     way_out = "ask Slurm for one: --gres=gpu:1" if job else "Try: srun --gres=gpu:1 udocker run …"
     return GpuError(f"gpu: {who} has no GPU ({'; '.join(causes)})", hint=way_out)
+
+
+def _nodes(gpus: list[Gpu]) -> str:
+    """Return the names of the nodes, many with neighbouring numbers as `/dev/nvidia0..7`."""
+    minors = sorted(gpu.minor for gpu in gpus)
+    if len(minors) > 2 and minors[-1] - minors[0] == len(minors) - 1:
+        return f"/dev/nvidia{minors[0]}..{minors[-1]}"
+    return ", ".join(gpu.node for gpu in gpus)
 
 
 def visible_devices(

@@ -174,6 +174,7 @@ def test_an_unknown_gpu_is_an_error_that_lists_the_known_ones(word):
         (GPUS, {"CUDA_VISIBLE_DEVICES": ""}, ["this session", "CUDA_VISIBLE_DEVICES is empty"]),
         (GPUS[2:3], {"SLURM_JOB_ID": "4711"}, ["job 4711", "/dev/nvidia1 not permitted"]),
         (GPUS, {"CUDA_VISIBLE_DEVICES": "7"}, ["'7', which names none"]),
+        (tuple(replace(g, accessible=False) for g in GPUS), {}, ["/dev/nvidia0..3 not permitted"]),
         ((), {}, ["lists none"]),
     ],
 )
