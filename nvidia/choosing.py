@@ -223,7 +223,8 @@ def _smaller_notes(driver: Driver, capabilities: tuple[str, ...]) -> tuple[str, 
 
 def _compat_notes(decision: compat.Decision, mode: str) -> tuple[str, ...]:
     if decision.use:
-        return (f"gpu: {decision.reason}",)
+        hint = "CUDA error 804 says that this GPU cannot: --cuda-compat=off"
+        return (f"gpu: {decision.reason} ({hint})",)
     missing = mode == "force" and not decision.libraries
     return ("gpu: the image has no cuda-compat: the driver's own CUDA is used",) * missing
 
