@@ -8,7 +8,7 @@ import struct
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu import drivertree
@@ -178,6 +178,7 @@ def test_a_good_note_is_read():
     assert compat.parse_note(note(said() + b"\0\0")) == compat.parse_note(note(said()))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80), st.integers(0, 120), st.integers(0, 255))
 def test_no_note_breaks_its_reader(data, place, byte):
     broken = bytearray(note(said()))

@@ -7,7 +7,7 @@ import shutil
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ldcache import listing
 
@@ -400,6 +400,7 @@ HELD = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(HELD, st.sets(NAMES), st.sets(NAMES))
 def test_a_merged_cache_keeps_what_it_does_not_replace(held, first, last):
     loader = Loader(Root("/proc/self/fdinfo"), M, LdCache(tuple(held)))
