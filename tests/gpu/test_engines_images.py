@@ -176,8 +176,9 @@ def test_a_choice_of_gpus_is_what_the_program_sees(node, user, images, mode):
     words = ("python3", "-c", script)
     shown = 1 if mode in ("N2", "runc", "B1") else 2  # all but the other job's
     image = images("bookworm")
-    chosen = run(node, user, mode, image, *words, options=[f"--gpu={uuid(0)}"]).stdout.split()
-    assert chosen == [uuid(0), str(shown)]
+    done = run(node, user, mode, image, *words, options=[f"--gpu={uuid(0)}"])
+    assert done.stdout.split() == [uuid(0), str(shown)]
+    assert ("hides no device nodes" in done.stderr) == (shown != 1)
     job = {"CUDA_VISIBLE_DEVICES": uuid(2)}
     first = run(node, user, mode, image, *words, options=["--gpu=0"], env=job).stdout.split()
     assert first == [uuid(2), str(shown)]

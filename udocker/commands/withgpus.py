@@ -93,7 +93,7 @@ def _with_nvidia(
     plan = gpu_edits(host, asked, image, cache, settings.environment)
     if request.gpu is None and selection == "auto" and not asks(asked):
         return spec, ()  # a setting for all images says nothing of those that it does not mean
-    edits, notes = _fitted(plan, engine, cache, dict(spec.process.env), image)
+    edits, notes = _fitted(plan, selection, engine, cache, dict(spec.process.env), image)
     if settings.debug:
         _show(host, settings, asked, plan, edits)
     if features.CHEAP_BINDS in engine.features and edits.library_dirs:
@@ -121,19 +121,24 @@ def _check_place(spec: RuntimeSpec) -> None:
 
 
 def _fitted(
-    plan: GpuPlan, engine: Engine, cache: str, env: dict[str, str], image: Root
+    plan: GpuPlan, selection: str, engine: Engine, cache: str, env: dict[str, str], image: Root
 ) -> tuple[ContainerEdits, tuple[str, ...]]:
     """Return the edits of a plan as the engine shows them best, and all notes."""
     if features.CHEAP_BINDS in engine.features:
         return plan.edits | ContainerEdits(binds=plan.shadows), plan.notes
     from udocker.nvidia import staging
+    from udocker.nvidia.selection import UNSELECTIVE
 
     ways = staging.Ways(
         links=features.HOST_LINKS in engine.features,
         loader=features.HOST_LOADER in engine.features,
     )
     few = staging.gather(plan.edits, cache, env, image, ways)
-    return few.edits, plan.notes + few.notes
+    notes = plan.notes + few.notes
+    if selection not in UNSELECTIVE:
+        shown = "CUDA sees the chosen GPUs only, NVML all that the job may open"
+        notes += (f"gpu: {engine.name} hides no device nodes: {shown}",)
+    return few.edits, notes
 
 
 def _without(request: RunRequest) -> tuple[str, ...]:
