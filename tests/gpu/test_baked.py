@@ -10,8 +10,12 @@ import tarfile
 import pytest
 
 from gpu import drivertree
+from udocker.containers.hostfiles import files_of
+from udocker.containers.store import ContainerStore
 from udocker.host import loader
-from udocker.host.root import Root
+from udocker.host.root import Root, Stack
+from udocker.images.store import ImageStore
+from udocker.nvidia import driver, placement
 
 pytestmark = [
     pytest.mark.root,
@@ -113,3 +117,20 @@ def test_where_binds_are_cheap_even_whole_paths_and_runpaths_give_it(probe):
 def test_without_gpus_the_image_is_as_it_was(probe):
     versions, _ = probe("N2", f"/{OLD}", options=())
     assert versions == {f"/{OLD}": 0}
+
+
+def test_containers_of_one_image_are_judged_once(unprivileged, archive, machine, tmp_path):
+    unprivileged.udocker(*archive)
+    host, kept = machine(), str(tmp_path / "kept")
+    found = driver.load(host, kept)
+    place = os.path.join(unprivileged.home, ".udocker")
+    store = ContainerStore(place, ImageStore(place).trees)
+    answers = set()
+    for name, engine in (("a", "N2"), ("b", "N2"), ("c", "P1")):
+        unprivileged.udocker("create", f"--name={name}", NAME)
+        unprivileged.udocker("run", f"--engine={engine}", name, "/bin/probe")
+        files = files_of(store.find(name))
+        assert isinstance(files, Stack) == (engine == "N2")
+        made = placement.place(found, ("compute",), files, host.machine, kept)
+        answers.add(made.cache_file)
+    assert len(answers) == 1
