@@ -163,7 +163,7 @@ GPUS = (
         ("--gpu",),
         OPTIONAL,
         "Use the node's GPUs: all (alone), auto (if the image asks), try (if there are any), none, "
-        "or a list of numbers, UUIDs, PCI addresses.",
+        "or a list of numbers, N:M for MIG devices, UUIDs, PCI addresses.",
         "SEL",
         default="all",
     ),
