@@ -11,7 +11,7 @@ import os
 from udocker import fastjson
 from udocker.errors import StoreError
 from udocker.host import ldcache
-from udocker.nvidia import cache, filelist, hostlayout, kernelmodule, libraries
+from udocker.nvidia import cache, hostlayout, kernelmodule, libraries
 from udocker.nvidia.installation import Driver as Driver
 from udocker.nvidia.installation import DriverFile as DriverFile
 from udocker.nvidia.installation import DriverLibrary as DriverLibrary
@@ -94,7 +94,9 @@ def _key(host: Host, module: KernelModule, environment: Mapping[str, str]) -> st
     watched = [p.tree + p.directory for p in hostlayout.library_places(host, module.version, trees)]
     watched += [ldcache.PATH, *libraries.SOCKET_DIRECTORIES]
     watched += [tree + path for tree, path in hostlayout.binary_directories(trees)]
-    below = sorted({os.path.dirname(name) for name in (*libraries.CONFIG_FILES, filelist.NAME)})
+    below = sorted(
+        {os.path.dirname(name) for name in (*libraries.CONFIG_FILES, libraries.FILE_LIST)}
+    )
     for tree, share in hostlayout.share_directories(trees, {}):
         if os.path.isdir(host.path(tree + share)):
             watched += [f"{tree}{share}/{name}" for name in below]

@@ -14,8 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-NAME = "nvidia/files.d/sandboxutils-filelist.json"
-"""Below a share directory."""
 MAX_BYTES = 1 << 20
 _MAX_ENTRIES = 4096
 _MAX_NAME = 255

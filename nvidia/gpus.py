@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 
-from udocker.nvidia import mig
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -73,9 +72,17 @@ def _read_gpu(host: Host, name: str) -> Gpu | None:
         uuid="" if "?" in uuid else uuid,
         model=facts.get("Model", ""),
         accessible=not denial,
-        mig=mig.find_devices(host, number),
+        mig=_parts(host, number),
         denial=denial,
     )
+
+
+def _parts(host: Host, number: int) -> tuple[MigDevice, ...]:
+    if not host.exists(f"/proc/driver/nvidia/capabilities/gpu{number}/mig"):
+        return ()
+    from udocker.nvidia import mig  # most GPUs are whole
+
+    return mig.find_devices(host, number)
 
 
 def _denial(path: str) -> str:

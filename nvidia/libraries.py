@@ -186,6 +186,9 @@ CONFIG_DIRECTORIES: dict[str, tuple[str, str]] = {
 }
 """Where a file may lie that only the driver's own list names, and where it goes."""
 
+FILE_LIST = "nvidia/files.d/sandboxutils-filelist.json"
+"""The driver's own list of its files, below a share directory."""
+
 SOCKET_DIRECTORIES: dict[str, str] = {
     "/run/nvidia-persistenced": UTILITY,
     "/run/nvidia-fabricmanager": UTILITY,

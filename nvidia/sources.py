@@ -73,7 +73,7 @@ def from_list(host: Host, version: str, shares: tuple[tuple[str, str], ...]) -> 
     """Return what the driver's own list says; None when there is none, or one of another driver."""
     for tree, share in shares:
         try:
-            data = Root(host.root + tree).read(f"{share}/{filelist.NAME}", filelist.MAX_BYTES)
+            data = Root(host.root + tree).read(f"{share}/{libraries.FILE_LIST}", filelist.MAX_BYTES)
             known = filelist.parse(data)
         except (OSError, ValueError):
             continue  # absent, or not of the form that is known: names tell enough

@@ -9,7 +9,7 @@ import pytest
 
 from gpu import cdispecs, drivertree, drivervariants
 from udocker.host.probe import Host
-from udocker.nvidia import absence, driver, filelist, kernelmodule
+from udocker.nvidia import absence, driver, filelist, kernelmodule, libraries
 
 V, OLD = drivertree.VERSION, drivervariants.OLD
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (x@y)"
@@ -92,7 +92,9 @@ BROKEN_LISTS = [
 @pytest.mark.parametrize("number", range(len(BROKEN_LISTS)))
 def test_a_broken_list_is_no_obstacle(machine, number):
     host = machine("rhel")
-    drivertree.write(host.root, f"usr/share/{filelist.NAME}", BROKEN_LISTS[number].encode("latin1"))
+    drivertree.write(
+        host.root, f"usr/share/{libraries.FILE_LIST}", BROKEN_LISTS[number].encode("latin1")
+    )
     found = driver.find(host)
     assert (found.obstacle, found.source) == (None, "names")
 
@@ -104,7 +106,7 @@ def test_a_list_cannot_name_what_stays_on_the_host(machine):
     entries = [{"name": name, "type": "LIB", "category": ["cuda"]} for name in names]
     for name in others:
         drivertree.write(host.root, f"usr/lib64/{name}", drivertree.stub_library(name))
-    drivertree.write(host.root, f"usr/share/{filelist.NAME}", json.dumps(entries))
+    drivertree.write(host.root, f"usr/share/{libraries.FILE_LIST}", json.dumps(entries))
     found = {a.soname for a in driver.find(host).libraries}
     assert "libcuda.so.1" in found
     assert not found & {*others, "libGL.so.1", "passwd"}
@@ -113,7 +115,7 @@ def test_a_list_cannot_name_what_stays_on_the_host(machine):
 def test_a_list_of_another_driver_is_not_believed(machine):
     host = machine("rhel")
     text = json.dumps([{"name": f"libcuda.so.{OLD}", "type": "LIB", "category": ["video"]}])
-    drivertree.write(host.root, f"usr/share/{filelist.NAME}", text)
+    drivertree.write(host.root, f"usr/share/{libraries.FILE_LIST}", text)
     assert driver.find(host).source == "names"
 
 
