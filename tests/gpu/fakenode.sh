@@ -114,7 +114,10 @@ done
 for minor in $deny; do chmod 000 "$work/dev/nvidia$minor"; done
 mount --rbind "$work/dev" /dev
 
-ldconfig -X # as the driver's installer does, all links being there; /etc is ours
+# As the driver's installer does, all links being there. A rename in an overlay whose lower
+# directory somebody changes meanwhile may fail: so the file is written elsewhere.
+ldconfig -X -C "$work/ld.so.cache"
+cat "$work/ld.so.cache" >/etc/ld.so.cache
 
 if [ -n "$user" ]; then
     home=$(getent passwd "$user" | cut -d: -f6)
