@@ -55,7 +55,7 @@ class ApptainerEngine(ExternalEngine):
             *(features.READ_ONLY_ROOT, features.READ_ONLY_BINDS),
             *(features.STATIC_PROGRAMS, features.MUSL),
             *(features.NESTED_BINDS, features.DEVICES, features.OWN_NAMES),
-            *(features.KEEP_ID, features.CHEAP_BINDS),
+            *(features.KEEP_ID, features.CHEAP_BINDS, features.FEW_MOUNTS),
         )
     )
 

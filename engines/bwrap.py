@@ -60,7 +60,7 @@ class BwrapEngine(ExternalEngine):
             *(features.PRIVATE_NETWORK, features.PROCESS_NAMESPACE, features.READ_ONLY_ROOT),
             *(features.READ_ONLY_BINDS, features.STATIC_PROGRAMS, features.MUSL),
             *(features.NESTED_BINDS, features.DEVICES, features.OWN_NAMES),
-            *(features.KEEP_ID, features.CHEAP_BINDS),
+            *(features.KEEP_ID, features.CHEAP_BINDS, features.FEW_MOUNTS),
         )
     )
 

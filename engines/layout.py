@@ -237,7 +237,12 @@ def with_submounts(mount: Mount) -> Iterator[Mount]:
 
 
 def submounts(directory: str) -> tuple[str, ...]:
-    """Return the host paths of mounts below a directory (free of links), higher ones first."""
+    """Return the host paths of mounts below a directory (free of links), higher ones first.
+
+    A file has none: not to look for 40 of a GPU's saves 50 ms.
+    """
+    if not os.path.isdir(directory):
+        return ()
     with open("/proc/self/mountinfo", "rb") as file:
         words = [line.split()[4] for line in file]
     points = (os.fsdecode(word.decode("unicode_escape").encode("latin-1")) for word in words)

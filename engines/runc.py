@@ -53,7 +53,7 @@ class RuncEngine(ExternalEngine):
             *(features.READ_ONLY_ROOT, features.READ_ONLY_BINDS),
             *(features.STATIC_PROGRAMS, features.MUSL),
             *(features.NESTED_BINDS, features.DEVICES, features.OWN_NAMES),
-            features.CHEAP_BINDS,
+            *(features.CHEAP_BINDS, features.FEW_MOUNTS),
         )
     )
     options: tuple[str, ...] = ()

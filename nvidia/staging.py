@@ -101,14 +101,39 @@ def gather(
         without = (*(bind.destination for bind in missed[len(taken) :]), *stage.dropped(lost))
         kept = [*needed, *foreign, *taken]
         made = stage.made(cache_directory, shown)
-    binds = [Bind(made, DIRECTORY, readonly=True)]
-    binds += [Bind(path, f"{_HOST}/{number}", readonly=True) for path, number in shown.items()]
+    binds = _directory_binds(made, shown)
     env = relocation.variables(stage.sources, {**program_env, **dict(edits.env)})
     notes = (f"gpu: left out, for this engine has few binds: {', '.join(without)}",)
     return Gathered(
         replace(edits, env=edits.env + env, binds=(*binds, *kept), symlinks=links),
         notes if without else (),
     )
+
+
+def gather_libraries(edits: ContainerEdits, cache_directory: str) -> ContainerEdits:
+    """Return `edits` in which one bind of links and those of the host's directories show libraries.
+
+    For programs that mount for us, which look at all mounts for each new one; all other files
+    keep their paths. Raises GpuError.
+    """
+    stage, inside = _Stage(), f"{DIRECTORY}/"
+    kept = [b for b in edits.binds if not (b.destination.startswith(inside) and stage.takes(b))]
+    links = [
+        link
+        for link in edits.symlinks
+        if not (link.path.startswith(inside) and stage.takes_link(link.path, link.target))
+    ]
+    if not stage.sources:
+        return edits
+    directories = stage.directories()
+    shown, _ = _host_directories(directories, len(directories))
+    binds = _directory_binds(stage.made(cache_directory, shown), shown)
+    return replace(edits, binds=(*binds, *kept), symlinks=tuple(links))
+
+
+def _directory_binds(made: str, shown: Mapping[str, int]) -> list[Bind]:
+    binds = [Bind(made, DIRECTORY, readonly=True)]
+    return binds + [Bind(d, f"{_HOST}/{number}", readonly=True) for d, number in shown.items()]
 
 
 class _Stage:

@@ -100,6 +100,19 @@ def test_links_to_the_host_take_one_bind_beside_those_of_services(driver_edits, 
     assert os.readlink(f"{made.source}/lib/libcuda.so.1") == library.source
 
 
+@pytest.mark.parametrize("layout", ["deb", "rhel", "usrlocal"])
+def test_libraries_alone_are_gathered_for_programs_that_mount(driver_edits, tmp_path, layout):
+    edits = driver_edits(layout)
+    few = staging.gather_libraries(edits, str(tmp_path / "kept"))
+    inside = [bind for bind in edits.binds if bind.destination.startswith(DIRECTORY)]
+    assert len(inside) > 20
+    assert all(lead(few, bind.destination) == bind.source for bind in inside)
+    assert [bind for bind in edits.binds if bind not in inside] == list(few.binds[2:])
+    assert few.symlinks == ()
+    assert few.env == edits.env
+    assert staging.gather_libraries(few, str(tmp_path / "kept")) == few
+
+
 def test_nothing_of_the_driver_is_copied(driver_edits, gather):
     edits = driver_edits()
     for ways in ({}, {"links": True}):

@@ -124,9 +124,13 @@ def _fitted(
     plan: GpuPlan, selection: str, engine: Engine, cache: str, env: dict[str, str], image: Root
 ) -> tuple[ContainerEdits, tuple[str, ...]]:
     """Return the edits of a plan as the engine shows them best, and all notes."""
-    if features.CHEAP_BINDS in engine.features:
-        return plan.edits | ContainerEdits(binds=plan.shadows), plan.notes
+    whole = plan.edits | ContainerEdits(binds=plan.shadows)
+    if features.CHEAP_BINDS in engine.features and features.FEW_MOUNTS not in engine.features:
+        return whole, plan.notes
     from udocker.nvidia import staging
+
+    if features.CHEAP_BINDS in engine.features:
+        return staging.gather_libraries(whole, cache), plan.notes
     from udocker.nvidia.selection import UNSELECTIVE
 
     ways = staging.Ways(
