@@ -180,8 +180,9 @@ def test_a_user_reads_the_table_and_a_program_the_json(dressed, unprivileged, li
     done = node("gpu", "doctor", "--json", "some:1")
     keys = [check["key"] for check in json.loads(done.stdout)["checks"]]
     assert keys[0] == "driver"
-    assert keys[-5:] == [
-        *("image_libc", "image_libraries", "image_driver", "requirements", "cuda_compat")
+    assert keys[-8:] == [
+        *("image_libc", "image_libraries", "image_driver", "requirements", "cuda_compat"),
+        *("image_rdma", "image_mpi", "image_pmi"),
     ]
     missing = node("gpu", "explain", "other:2")
     assert missing.returncode == 1

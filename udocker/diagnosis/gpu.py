@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
-from udocker.diagnosis import fabric, gpunvml
+from udocker.diagnosis import gpunvml
 from udocker.diagnosis.finding import FAIL, OK, WARN, Finding
+from udocker.diagnosis.opening import why_closed
 from udocker.errors import GpuError
 from udocker.nvidia import driver, nvswitch, selection
 from udocker.nvidia.edits import usable
@@ -50,7 +50,6 @@ def findings(host: Host, environment: Mapping[str, str]) -> Iterator[Finding]:
         yield _nvml(found, gpus)
     yield _fabric(host, gpus)
     yield _mps(host, environment)
-    yield from fabric.findings(host)
 
 
 def _driver(host: Host, found: Driver | None, environment: Mapping[str, str]) -> Finding:
@@ -83,7 +82,7 @@ def _job(gpus: tuple[Gpu, ...], environment: Mapping[str, str]) -> Finding:
 def _nodes(host: Host, gpus: tuple[Gpu, ...]) -> Finding:
     """Open every node that this job may open."""
     wanted = [_CONTROL, *(gpu.node for gpu in gpus if gpu.accessible)]
-    problems = [f"{path}: {why}" for path in wanted for why in [_opened(host, path)] if why]
+    problems = [f"{path}: {why}" for path in wanted for why in [why_closed(host, path)] if why]
     if problems:
         fix = _MAKE_UVM if not host.exists(_CONTROL) else _TELL
         return Finding("nodes", FAIL, "; ".join(problems), fix)
@@ -92,29 +91,10 @@ def _nodes(host: Host, gpus: tuple[Gpu, ...]) -> Finding:
     return Finding("nodes", OK, text + (f"; not for this job: {', '.join(closed)}" * bool(closed)))
 
 
-_CAUSES = {
-    errno.ENOENT: "missing",
-    errno.ENXIO: "a node without a driver behind it",
-    errno.ENODEV: "a node without a driver behind it",
-    errno.EIO: "the GPU does not answer, it may have fallen off the bus",
-    errno.EPERM: "the job's control group does not permit it",
-    errno.EACCES: "this user may not open it",
-}
-
-
-def _opened(host: Host, path: str) -> str:
-    """Return why a node cannot be opened; empty: it can."""
-    try:
-        os.close(os.open(host.path(path), os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
-    except OSError as error:
-        return _CAUSES.get(error.errno or 0, error.strerror or str(error))
-    return ""
-
-
 def _uvm(host: Host) -> Finding:
     """Tell whether CUDA's memory manager is there, which the first program has to make."""
     if host.exists(_UVM):
-        why = _opened(host, _UVM)
+        why = why_closed(host, _UVM)
         return Finding("uvm", FAIL, f"{_UVM}: {why}", _TELL) if why else Finding("uvm", OK, _UVM)
     if _is_setuid(host.path(_MODPROBE)):
         text = f"{_UVM} missing: the first run with --gpu has {_MODPROBE} make it"

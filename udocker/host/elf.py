@@ -12,13 +12,14 @@ import os
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerDefSection, GNUVerNeedSection
+from elftools.elf.hash import ELFHashSection, GNUHashSection
 from elftools.elf.segments import InterpSegment
 
 from udocker.host.elffacts import ElfFacts as ElfFacts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MAX_WORK = 4 << 20
 """How much may be read of one file, in bytes, each read counted as `_READ_COST` more."""
@@ -58,6 +59,29 @@ def section(path: str, name: str, limit_bytes: int) -> bytes:
             return found.data()
         except Exception:  # as above
             return b""
+
+
+def exported(path: str, names: Iterable[str]) -> frozenset[str] | None:
+    """Return which of these symbols the library at host path `path` defines, as the loader asks.
+
+    They are looked up in its table of hashes, so one of ten thousand costs no more than one of
+    ten. None: it has no such table, or is broken. Raises OSError when it cannot be read.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        try:
+            elf = ELFFile(_Bounded(file))  # type: ignore[arg-type]
+            kinds = (GNUHashSection, ELFHashSection)
+            table = next((s for s in elf.iter_sections() if isinstance(s, kinds)), None)
+            if table is None:
+                return None
+            return frozenset(name for name in names if _defines(table, name))
+        except Exception:  # as above
+            return None
+
+
+def _defines(table: GNUHashSection | ELFHashSection, name: str) -> bool:
+    symbol = table.get_symbol(name)
+    return symbol is not None and symbol["st_shndx"] != "SHN_UNDEF"
 
 
 class _Bounded(io.RawIOBase):

@@ -14,13 +14,14 @@ from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from udocker.host.elffacts import ElfFacts
     from udocker.host.root import Root
 
 MAX_FILES = 512
 """Files that one closure may have."""
+_MAX_DIRECTORIES = 32
 _BITS = {"i386": 32, "arm": 32}
 
 
@@ -96,6 +97,12 @@ def search_path(
     runpath = _expanded(facts.runpath, origin)
     rpath = inherited if runpath else _expanded(facts.rpath, origin) + inherited
     return runpath or rpath, rpath
+
+
+def library_path(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the directories that `LD_LIBRARY_PATH` names, the first of many."""
+    named = environment.get("LD_LIBRARY_PATH", "").split(":")
+    return tuple(name for name in named if name.startswith("/"))[:_MAX_DIRECTORIES]
 
 
 def read_cache(root: Root) -> ldcache.LdCache:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import click
 
 from udocker import console
 from udocker.commands.gpu import subject
-from udocker.diagnosis import gpu, gpuimage
+from udocker.diagnosis import fabric, gpu, gpuimage
 from udocker.diagnosis.finding import FAIL, OK, WARN
 from udocker.host.probe import Host
 from udocker.settings import Settings
@@ -30,12 +31,14 @@ _CODES = {OK: 0, WARN: 1, FAIL: 2}
 def command(settings: Settings, as_json: bool, target: str | None) -> int:
     """Check what GPUs need on this node, and in an image, with the way out where that is wrong.
 
-    Device nodes are opened and the driver's own library is asked, in a process of its own. The
-    exit code is 0 when all is well, 1 when something may be better, 2 when GPUs cannot be used.
+    Device nodes are opened and the driver's own library is asked, in a process of its own. So are
+    InfiniBand's, and MPI and what starts its ranks are looked at: they bring no more than warnings.
+    The exit code is 0 when all is well, 1 when something may be better, 2 when GPUs cannot be used.
     """
     host = Host()
     findings = [] if target is None else list(_of_image(settings, host, target))
-    findings = [*gpu.findings(host, settings.environment), *findings]
+    of_node = gpu.findings(host, settings.environment), fabric.findings(host, settings.environment)
+    findings = [*itertools.chain(*of_node), *findings]
     if as_json:
         console.put(_json(findings))
     else:
@@ -47,7 +50,9 @@ def _of_image(settings: Settings, host: Host, target: str) -> Iterator[Finding]:
     asked = subject.find(settings, host, target)
     cache = f"{settings.directory}/cache"
     about = gpuimage.explain(host, asked.files, asked.request, cache, settings.environment)
-    return gpuimage.findings(gpuimage.ask_nvml(about, asked.request))
+    yield from gpuimage.findings(gpuimage.ask_nvml(about, asked.request))
+    programs = dict(asked.request.program_env)
+    yield from fabric.image_findings(host, settings.environment, asked.files, programs)
 
 
 def _code(findings: Sequence[Finding]) -> int:
