@@ -1,8 +1,9 @@
-"""PRoot's own loaders, taken out of its binary.
+"""PRoot's own loaders, taken out of its binary, and made to leave heaps to the kernel.
 
 PRoot writes them into a temporary file for each run and executes that; version 5.1 into /tmp,
 whatever the environment says. There are sites where nothing in /tmp may be executed. It uses
 those that PROOT_LOADER and PROOT_LOADER_32 name, and then leaves nothing behind when it is killed.
+What is changed in those of version 5.1, and why, `heap` says.
 
 Source: proot-me/proot, src/execve/enter.c, get_loader_path.
 """
@@ -13,9 +14,12 @@ import os
 import struct
 
 from udocker import disk
+from udocker.engines import heap
 
 _VARIABLES = {2: "PROOT_LOADER", 1: "PROOT_LOADER_32"}
 """By the class of the ELF file: 64 and 32 bits."""
+_OURS = 1
+"""Counts what is changed in loaders: those of an older udocker are not used."""
 _PROOT_BYTES = 64 << 20
 _MAGIC = b"\x7fELF"
 _HEADERS = {2: "<16s2HI3QI6H", 1: "<16s2HI3II6H"}
@@ -35,13 +39,15 @@ def make(proot: str, cache: str) -> None:
     disk.make_directory(cache)
     data = disk.read(proot, _PROOT_BYTES) or b""
     for variable, loader in _embedded(data).items():
+        if heap.is_needed(data):
+            loader = heap.left_to_kernel(loader)
         disk.write_whole(_path(proot, cache, variable), loader, mode=0o755, sync=False)
 
 
 def _path(proot: str, cache: str, variable: str) -> str:
-    """Return where the loader of one version of a binary lies."""
+    """Return where the loader of one version of a binary lies; the first part is for ours."""
     status = os.stat(proot)
-    return f"{cache}/{variable.lower()}.{status.st_size:x}.{status.st_mtime_ns:x}"
+    return f"{cache}/{variable.lower()}.{_OURS}.{status.st_size:x}.{status.st_mtime_ns:x}"
 
 
 def _embedded(data: bytes) -> dict[str, bytes]:

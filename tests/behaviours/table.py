@@ -123,6 +123,13 @@ def what_cannot_be_executed_gives_126(c):
     assert c.code("/etc") == 126
 
 
+@behaviour(only=DEBIAN)
+def a_program_that_has_spawned_another_keeps_its_heap(c):
+    # its system() calls posix_spawn, which lends the child its memory
+    script = 'BEGIN { system("true"); for (; i < 200000; i++) a[i] = i; print length(a) }'
+    assert c.run("awk", script).stdout == "200000\n"
+
+
 @behaviour
 def a_script_is_run_by_its_interpreter(c):
     c.sh("printf '#!/bin/sh\\necho \"$0 $1\"\\n' >/tmp/script; chmod 755 /tmp/script")
