@@ -348,6 +348,12 @@ def test_what_the_step_offers_is_read_from_its_variables(host, environment, stat
 
 
 LIBPMIX = {f"{PLACE}/libpmix.so.2": elffile.library("libpmix.so.2", machine=MACHINE)}
+LINKED_TO_PMIX = {
+    f"{PLACE}/libmpich.so.12": elffile.library(
+        "libmpich.so.12", needed=("libpmix.so.2",), runpath="$ORIGIN/mpich", machine=MACHINE
+    ),
+    f"{PLACE}/mpich/libpmix.so.2": elffile.library("libpmix.so.2", machine=MACHINE),
+}
 LIBPMI2 = {f"{PLACE}/libpmi2.so.0": elffile.library("libpmi2.so.0", machine=MACHINE)}
 PLUGIN = {f"{PLACE}/openmpi/mca_pmix_pmix3x.so": b""}
 PALS_RANK = {"PALS_RANKID": "0"}
@@ -359,7 +365,7 @@ PALS_RANK = {"PALS_RANKID": "0"}
         ("ompi", LIBPMIX, {}, OK, "Open MPI (libmpi.so.40) has libpmix.so.2: srun --mpi=pmix", ""),
         ("ompi", LIBPMIX, SRUN_PMIX, OK, "libpmix.so.2, the step offers PMIx", ""),
         ("ompi", PLUGIN, SRUN_PMIX, OK, "mca_pmix_pmix3x.so", ""),
-        ("ompi", {}, SRUN_PMIX, WARN, "has neither PMIx nor PMI: each rank", "has PMIx"),
+        ("ompi", {}, SRUN_PMIX, WARN, "has neither PMIx nor PMI: each rank", "libpmix"),
         ("ompi", LIBPMIX, SRUN_PMI2, WARN, "the step offers PMI: each rank", "srun --mpi=pmix"),
         ("ompi", LIBPMI2, SRUN_PMI2, OK, "libpmi2.so.0", ""),
         (
@@ -380,9 +386,9 @@ PALS_RANK = {"PALS_RANKID": "0"}
         ),
         ("mpich", {}, {}, OK, "has its own PMI: srun --mpi=pmi2", ""),
         ("mpich", {}, SRUN_PMI2, OK, "the step offers PMI", ""),
-        ("mpich", {}, SRUN_PMIX, WARN, "wants PMI, the step offers PMIx", "srun --mpi=pmi2"),
-        ("debian", LIBPMIX, SRUN_PMIX, OK, "the step offers PMIx", ""),
-        ("mpich", {}, PALS_RANK, WARN, "the step offers PALS", "--pmi=pmix"),
+        ("mpich", LIBPMIX, SRUN_PMIX, WARN, "offers PMIx: unless it was built", "srun --mpi=pmi2"),
+        ("no mpi", LINKED_TO_PMIX, SRUN_PMIX, OK, "has libpmix.so.2, the step", ""),
+        ("mpich", {}, PALS_RANK, WARN, "speaks the step's PALS", "--pmi=pmix"),
         ("no mpi", {}, SRUN_PMIX, OK, "the image has no MPI", ""),
     ],
 )

@@ -16,7 +16,7 @@ import re
 from udocker.diagnosis.finding import OK, WARN, Finding
 from udocker.host import elf
 from udocker.host.ldcache import default_directories
-from udocker.host.loader import library_path
+from udocker.host.loader import library_path, search_path
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -87,6 +87,9 @@ class Mpi:
     """Which binary interface it has: `OPEN_MPI`, `MPICH`, `STANDARD` or `OTHER`."""
     product: str
     """Whose it is, as far as its family, name and place tell."""
+    needed: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+    """Where the loader looks first for what it needs."""
 
     def __str__(self) -> str:
         return f"{self.product} ({self.soname})"
@@ -196,7 +199,9 @@ def _recognize(loader: Loader, path: str, place: str) -> Mpi | None:
     if symbols is not None and _MPI_SYMBOL not in symbols:
         return None
     family = _family(match[1], match[2], symbols)
-    return Mpi(place, soname, family, _product(family, f"{place} {soname}".lower()))
+    first, _ = search_path(library.facts, os.path.dirname(place), ())
+    product = _product(family, f"{place} {soname}".lower())
+    return Mpi(place, soname, family, product, library.facts.needed, first)
 
 
 def _family(stem: str, number: str, symbols: frozenset[str] | None) -> str:

@@ -61,13 +61,13 @@ def of_image(environment: Mapping[str, str], loader: Loader, own: tuple[Mpi, ...
     if not own:
         return Finding("image_pmi", OK, "the image has no MPI")
     has = _libraries(loader, own[0], library_path(environment))
-    names = ", ".join(has) or ("its own PMI" if own[0].family != mpi.OPEN_MPI else "none")
+    names = ", ".join(has) or ("none" if own[0].family == mpi.OPEN_MPI else "its own PMI")
     kinds = offered(environment)
     if not kinds:
         return Finding("image_pmi", OK, f"{own[0]} has {names}: {mpi.launcher(own)}")
     text, fix = _mismatch(kinds, own[0], has)
     if text:
-        return Finding("image_pmi", WARN, f"{text}: {_ALONE}", fix)
+        return Finding("image_pmi", WARN, text, fix)
     place = environment.get(_SERVER, "")
     if PMIX in kinds and place and environment.get(_HASH) != "hash":
         text = f"{own[0]} has {names}; ranks may look for the PMIx server's memory in {place}"
@@ -110,11 +110,15 @@ def _descriptor_fault(environment: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def _libraries(loader: Loader, own: Mpi, first: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the PMI libraries of an image; what is built into Open MPI's plug-ins counts."""
+    """Return the PMI libraries that an MPI uses: Open MPI opens what there is, others are linked.
+
+    What is built into Open MPI's plug-ins counts.
+    """
     beside = os.path.dirname(own.path)
-    found = [name for name in _LIBRARIES if loader.find(name, (beside, *first))]
+    wanted = [name for name in _LIBRARIES if own.family == mpi.OPEN_MPI or name in own.needed]
+    found = [name for name in wanted if loader.find(name, (*first, *own.first, beside))]
     plugins = loader.root.listdir(f"{beside}/openmpi")
-    builtin = [name for name in plugins if name.startswith(("mca_pmix_pmix", "mca_pmix_ext"))]
+    builtin = [name for name in plugins if name.startswith("mca_pmix_pmix")]
     return tuple(found or builtin[:1])
 
 
@@ -122,16 +126,27 @@ def _mismatch(kinds: tuple[str, ...], own: Mpi, has: tuple[str, ...]) -> tuple[s
     """Return why ranks do not find each other, and what helps; empty: they do."""
     speaks_pmix = any("pmix" in name for name in has)
     has_pmi = any(name in has for name in _LIBRARIES[1:])
-    if own.family == mpi.OPEN_MPI:
-        if speaks_pmix and PMIX in kinds or has_pmi and PMI in kinds:
-            return "", ""
-        if not has:
-            return f"the image's {own} has neither PMIx nor PMI", "an image whose Open MPI has PMIx"
-        return f"the image's {own} has {', '.join(has)}, the step offers {kinds[0]}", _start("pmix")
-    if PMI in kinds or (PMIX in kinds and speaks_pmix) or (PALS in kinds and has_pmi):
+    if (speaks_pmix and PMIX in kinds) or (has_pmi and PMI in kinds):
         return "", ""
-    text = f"the image's {own} wants PMI, the step offers {kinds[0]}"
-    return text, _start("pmi2") if kinds[0] == PMIX else "mpiexec --pmi=pmix, or an image with it"
+    if own.family == mpi.OPEN_MPI:
+        return _mismatch_of_open_mpi(kinds, own, has)
+    if PMI in kinds or (has_pmi and PALS in kinds):
+        return "", ""
+    if PALS in kinds:
+        text = f"the image's {own} has no libpmi.so.0, which speaks the step's PALS: {_ALONE}"
+        return text, "mpiexec --pmi=pmix, with an MPI in the image that has PMIx"
+    text = f"the image's {own} speaks PMI, the step offers PMIx: unless it was built with that"
+    return f"{text}, {_ALONE}", _start("pmi2")
+
+
+def _mismatch_of_open_mpi(
+    kinds: tuple[str, ...], own: Mpi, has: tuple[str, ...]
+) -> tuple[str, str]:
+    if not has:
+        text = f"the image's {own} has neither PMIx nor PMI: {_ALONE}"
+        return text, "install libpmix in the image, or use one whose Open MPI has it"
+    text = f"the image's {own} has {', '.join(has)}, the step offers {kinds[0]}: {_ALONE}"
+    return text, _start("pmix")
 
 
 def _start(plugin: str) -> str:
