@@ -31,9 +31,9 @@ _CODES = {OK: 0, WARN: 1, FAIL: 2}
 def command(settings: Settings, as_json: bool, target: str | None) -> int:
     """Check what GPUs need on this node, and in an image, with the way out where that is wrong.
 
-    Device nodes are opened and the driver's own library is asked, in a process of its own. So are
-    InfiniBand's, and MPI and what starts its ranks are looked at: they bring no more than warnings.
-    The exit code is 0 when all is well, 1 when something may be better, 2 when GPUs cannot be used.
+    Device nodes, InfiniBand's too, are opened, and the driver's own library is asked, in a process
+    of its own. What fabrics and MPI need is told as warnings at most. The exit code is 0 when all
+    is well, 1 when something may be better, 2 when GPUs cannot be used.
     """
     host = Host()
     findings = [] if target is None else list(_of_image(settings, host, target))
