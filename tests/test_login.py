@@ -111,7 +111,9 @@ def test_what_skopeo_keeps_we_use_and_the_other_way_round(unprivileged, guarded)
     unprivileged.run([*login, "--authfile", theirs, guarded.host], input=PASSWORD, env=home)
     unprivileged.udocker("pull", image, env={"REGISTRY_AUTH_FILE": theirs})
     log_in(unprivileged, guarded.host)
-    unprivileged.run(["skopeo", "inspect", "--tls-verify=false", image], env=home)
+    # without it skopeo looks in /run/containers, which root's podman closes to others
+    runtime = {"XDG_RUNTIME_DIR": f"{unprivileged.home}/runtime"}
+    unprivileged.run(["skopeo", "inspect", "--tls-verify=false", image], env={**home, **runtime})
 
 
 def test_without_a_terminal_nothing_is_asked(unprivileged, guarded):
