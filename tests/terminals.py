@@ -42,7 +42,9 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def end(self):
+        end = time.monotonic() + 60
         while self.process.poll() is None:
+            assert time.monotonic() < end, f"it does not end: {self.text!r}"
             ready, _, _ = select.select([self._master], [], [], 0.05)
             with contextlib.suppress(OSError):
                 self.text += os.read(self._master, 4096).decode(errors="replace") if ready else ""

@@ -19,7 +19,6 @@ import socket
 import struct
 import subprocess
 import termios
-import threading
 import time
 
 from udocker.containers import features
@@ -605,16 +604,25 @@ class Terminal:
 
     def end(self):
         """Return the exit code."""
-        drain = threading.Thread(target=self._drain, daemon=True)
-        drain.start()
-        code = self.process.wait(30)
+        end = time.monotonic() + 30
+        while self.process.poll() is None:
+            assert time.monotonic() < end, f"it does not end: {self.text!r}"
+            self._read(0.05)
+        while self._read(0):
+            pass
         os.close(self.master)
-        return code
+        return self.process.returncode
 
-    def _drain(self):
-        with contextlib.suppress(OSError, ValueError):
-            while data := os.read(self.master, 4096):
-                self.text += data.decode(errors="replace")
+    def _read(self, timeout_s):
+        """Read what there is; no thread does it, whose descriptor may soon be another's."""
+        ready, _, _ = select.select([self.master], [], [], timeout_s)
+        try:
+            data = os.read(self.master, 4096) if ready else b""
+        except OSError:  # nobody has the other end any more
+            time.sleep(0.01)
+            data = b""
+        self.text += data.decode(errors="replace")
+        return data
 
 
 @behaviour
