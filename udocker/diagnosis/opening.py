@@ -22,7 +22,7 @@ _CAUSES = {
 def why_closed(host: Host, path: str) -> str:
     """Return why a node cannot be opened; empty: it can.
 
-    It is opened and closed: what a control group of devices denies, access(2) does not know.
+    It is opened and closed: access(2) does not ask the driver, which may not be there.
     """
     try:
         os.close(os.open(host.path(path), os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
