@@ -91,9 +91,8 @@ _MAX_DIRECTORIES = 64
 _CACHE_FLAGS = {"x86_64": (0x0303, 0x0003), "aarch64": (0x0A03, 0x0903)}
 """Entries of 64-bit and of 32-bit libraries. Source: glibc sysdeps/generic/ldconfig.h."""
 
-
 CDI_DIRECTORIES = ("/etc/cdi", "/var/run/cdi")
-"""Where specifications lie that count for the whole machine."""
+"""Where specifications lie that count for the whole machine: the registry's, without its import."""
 
 WSL, TEGRA = "wsl", "tegra"
 WSL_LIBRARIES = "/usr/lib/wsl/lib"

@@ -43,15 +43,6 @@ def find(host: Host, version: str, cache_directory: str | None = None) -> Driver
     return None
 
 
-def identity(host: Host) -> list[list[int]]:
-    """Return numbers that change with the specifications: some calls of stat(2), no file is read.
-
-    For keys of what is remembered of `find`.
-    """
-    watched = [host.path(directory) for directory in registry.SYSTEM_DIRECTORIES]
-    return [_changed(path) for path in (*watched, *_paths(host))]
-
-
 def loaded_version(host: Host) -> str:
     """Return the version of the kernel module; empty when none tells."""
     return host.text("/sys/module/nvidia/version").strip()
@@ -79,14 +70,6 @@ def _mounts(spec: Spec) -> tuple[Mount, ...]:
 def _paths(host: Host) -> list[str]:
     directories = [host.path(directory) for directory in registry.SYSTEM_DIRECTORIES]
     return [path for directory in directories for path in registry.files(directory)]
-
-
-def _changed(path: str) -> list[int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return []
-    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def _sorted(host: Host, spec: Spec) -> DriverFiles:

@@ -16,6 +16,7 @@ from udocker.errors import StartError
 from udocker.host import ldcache
 from udocker.host.probe import Host
 from udocker.host.root import Root
+from udocker.nvidia import driver, hostlayout
 from udocker.nvidia.cdi import applying, driverfiles, registry, spec, wish
 from udocker.nvidia.cdi.hooks import emulate
 from udocker.nvidia.cdi.surroundings import Surroundings
@@ -372,14 +373,15 @@ def test_the_specification_of_the_loaded_driver_lists_its_files(node):
     assert driverfiles.find(host, "570.1.2") is None
 
 
-def test_the_identity_of_specifications_changes_with_each_of_them(node):
-    host = node()
-    before = driverfiles.identity(host)
-    assert driverfiles.identity(host) == before
+def test_a_driver_is_found_anew_when_a_specification_has_changed(node, tmp_path):
+    assert hostlayout.CDI_DIRECTORIES == registry.SYSTEM_DIRECTORIES
+    host, kept = node(), str(tmp_path / "kept")
+    before = driver.load(host, kept).key
+    assert driver.load(host, kept).key == before
     path = f"{host.root}/etc/cdi/nvidia.json"
     with open(path, "a", encoding="utf-8") as file:
         file.write(" ")
-    after = driverfiles.identity(host)
+    after = driver.load(host, kept).key
     assert after != before
     cdispecs.write(f"{host.root}/var/run/cdi", "other.json", json.dumps(cdispecs.minimal()))
-    assert driverfiles.identity(host) not in (before, after)
+    assert driver.load(host, kept).key not in (before, after)
