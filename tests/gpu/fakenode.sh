@@ -48,9 +48,8 @@ mount -t tmpfs -o mode=755 tmpfs "$work"
 cp -a "$tree" "$work/tree"
 tree=$work/tree
 
-overlay() { # DIRECTORY: lay the tree's over the machine's
-    [ -d "$tree$1" ] || return 0
-    mkdir -p "$work/upper$1" "$work/work$1"
+overlay() { # DIRECTORY: lay the tree's, if any, over the machine's; what is written goes to neither
+    mkdir -p "$tree$1" "$work/upper$1" "$work/work$1"
     mount -t overlay overlay \
         -o "lowerdir=$tree$1:$1,upperdir=$work/upper$1,workdir=$work/work$1" "$1"
 }
@@ -115,7 +114,9 @@ for minor in $deny; do chmod 000 "$work/dev/nvidia$minor"; done
 mount --rbind "$work/dev" /dev
 
 # As the driver's installer does, all links being there. A rename in an overlay whose lower
-# directory somebody changes meanwhile may fail: so the file is written elsewhere.
+# directory somebody changes meanwhile may fail: so the file is written elsewhere. What ldconfig
+# notes for its next run is the machine's.
+[ ! -d /var/cache/ldconfig ] || overlay /var/cache/ldconfig
 ldconfig -X -C "$work/ld.so.cache"
 cat "$work/ld.so.cache" >/etc/ld.so.cache
 

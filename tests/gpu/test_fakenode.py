@@ -58,6 +58,21 @@ def test_the_machine_is_unchanged_and_the_status_is_the_commands(node):
     assert not os.path.exists("/etc/trace")
 
 
+def test_a_tree_of_nothing_but_devices_leaves_the_machines_library_cache_alone(tmp_path):
+    """Writing it in place kills whatever program the machine starts meanwhile."""
+
+    def look():
+        paths = ("/etc/ld.so.cache", "/var/cache/ldconfig/aux-cache", "/run/trace")
+        states = [os.stat(path) if os.path.exists(path) else None for path in paths]
+        return [state and (state.st_ino, state.st_size, state.st_ctime_ns) for state in states]
+
+    tree = tmp_path / "tree"
+    (tree / "dev").mkdir(parents=True)
+    before = look()
+    subprocess.run([FAKENODE, str(tree), "touch", "/run/trace"], check=True)
+    assert look() == before
+
+
 # Plans for the machine's own root as the image, binds what the plan says, and becomes a program.
 PLAN_AND_RUN = """
 import os, stat, subprocess, sys
