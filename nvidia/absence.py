@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from udocker.errors import GpuError
-from udocker.nvidia import hostlayout, nvswitch
+from udocker.nvidia.devices import nvswitch
+from udocker.nvidia.driver import hostlayout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

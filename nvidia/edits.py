@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from udocker.containers.spec import Bind, ContainerEdits
 from udocker.errors import GpuError
-from udocker.nvidia import driver, libraries, placement, procfiles, selection, wishes
-from udocker.nvidia.gpus import find_gpus
-from udocker.nvidia.nodes import find_nodes, make_missing
+from udocker.nvidia import driver, placement, wishes
+from udocker.nvidia.devices import procfiles, selection
+from udocker.nvidia.devices.gpus import find_gpus
+from udocker.nvidia.devices.nodes import find_nodes, make_missing
+from udocker.nvidia.driver import libraries
 from udocker.nvidia.wishes import GpuRequest as GpuRequest
 from udocker.values import dataclass
 
@@ -16,9 +18,9 @@ if TYPE_CHECKING:
 
     from udocker.host.probe import Host
     from udocker.host.root import Root
+    from udocker.nvidia.devices.gpus import Gpu
     from udocker.nvidia.driver import Driver
-    from udocker.nvidia.gpus import Gpu
-    from udocker.nvidia.placed import Placement
+    from udocker.nvidia.placement.placed import Placement
     from udocker.nvidia.wishes import Wish
 
 _REQUIRING = ("NVIDIA_REQUIRE_", "CUDA_VERSION")
@@ -106,7 +108,7 @@ def _gpus(
     if make_missing(host, known):
         known = find_gpus(host)
     if selection.needs_names(known, wish.selection):
-        from udocker.nvidia import partnames
+        from udocker.nvidia.devices import partnames
 
         words = f"{wish.selection},{environment.get(selection.CUDA_VARIABLE, '')}".split(",")
         known = partnames.with_names(known, found, host.boot_id, directory, tuple(words))
@@ -116,7 +118,7 @@ def _gpus(
 def _switch_notes(host: Host, gpus: tuple[Gpu, ...]) -> tuple[str, ...]:
     if not host.exists("/dev/nvidia-nvswitch0"):
         return ()
-    from udocker.nvidia import nvswitch  # few nodes have such
+    from udocker.nvidia.devices import nvswitch  # few nodes have such
 
     return nvswitch.notes(host, len(gpus))
 

@@ -7,7 +7,7 @@ internal/modifier/cdi.go; libnvidia-container 1.18, src/cli/common.c.
 from __future__ import annotations
 
 from udocker.errors import GpuError
-from udocker.nvidia import libraries
+from udocker.nvidia.driver import libraries
 from udocker.values import dataclass
 
 TYPE_CHECKING = False

@@ -13,8 +13,8 @@ from tarballs import archive, file, folder, hard_link, symlink
 from udocker.images.store import ImageStore
 from udocker.reference import Reference
 from udocker.settings import Settings
-from udocker.transfer.archivenames import Wanted
-from udocker.transfer.load import Load, load
+from udocker.transfer.archives.archivenames import Wanted
+from udocker.transfer.archives.load import Load, load
 
 BASE = archive(folder("etc"), file("etc/name", b"base\n"), file("etc/gone", b"x"))
 TOP = archive(file("etc/name", b"top\n"), file("etc/.wh.gone"), hard_link("etc/same", "etc/name"))

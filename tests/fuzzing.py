@@ -78,9 +78,10 @@ def readers(directory):
     from udocker.containers.container import Container
     from udocker.errors import UdockerError
     from udocker.host import ldcache
-    from udocker.images import decompress, layers
-    from udocker.images.layertree import LayerTree
-    from udocker.nvidia import compat
+    from udocker.images import layers
+    from udocker.images.compression import decompress
+    from udocker.images.layers.layertree import LayerTree
+    from udocker.nvidia.placement import compat
     from udocker.oci import ImageConfig, Index, Manifest
     from udocker.trees import remove_tree
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from registries import needs
 
-from udocker.images import builder, decompress
+from udocker.images import builder
 from udocker.images.builder import LayoutBuilder
+from udocker.images.compression import decompress
 from udocker.oci import MAX_DOCUMENT_BYTES, REF_NAME, ImageConfig, Index, Manifest, Platform
 
 PLATFORM = Platform("linux", "arm64", "v8")

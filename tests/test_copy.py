@@ -14,8 +14,8 @@ from tarballs import archive, file, folder
 
 from udocker.errors import IntegrityError, UsageError
 from udocker.oci import Descriptor, Digest
-from udocker.transfer.copy import Verified
-from udocker.transfer.places import Location
+from udocker.transfer.copying.copy import Verified
+from udocker.transfer.copying.places import Location
 
 BASE = archive(folder("etc"), file("etc/name", b"base\n"))
 TOP = archive(file("etc/name", b"top\n"))

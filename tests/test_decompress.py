@@ -19,9 +19,9 @@ from registries import needs
 from tarballs import archive, file, pieces
 
 from udocker.errors import UnpackError
-from udocker.images import codecs, decompress
-from udocker.images.bounds import Expansion
-from udocker.images.zstdframes import Frames
+from udocker.images.compression import codecs, decompress
+from udocker.images.compression.bounds import Expansion
+from udocker.images.compression.zstdframes import Frames
 
 NOISE = random.Random(1).randbytes(300_000)
 STREAM = archive(file("f", NOISE), file("g", b"text " * 9999))

@@ -53,20 +53,20 @@ GATES = {
     "tomli": ("udocker.registry.toml",),
     "elftools": ("udocker.host.elf",),
     "psutil": ("udocker.host.processes",),
-    "pynvml": ("udocker.nvidia.nvml",),
+    "pynvml": ("udocker.nvidia.devices.nvml",),
     "yaml": ("udocker.nvidia.cdi.*",),
     "ctypes": ("udocker.engines.sandbox.*",),
     "tqdm": ("udocker.console",),
     "zstandard": (
-        "udocker.images.decompress",
-        "udocker.images.codecs",
-        "udocker.images.compress",
+        "udocker.images.compression.decompress",
+        "udocker.images.compression.codecs",
+        "udocker.images.compression.compress",
     ),
-    "backports": ("udocker.images.codecs",),
-    "compression": ("udocker.images.codecs",),
-    "zlib_ng": ("udocker.images.codecs",),
+    "backports": ("udocker.images.compression.codecs",),
+    "compression": ("udocker.images.compression.codecs",),
+    "zlib_ng": ("udocker.images.compression.codecs",),
     "cryptography": ("udocker.trust.keys",),
-    "isal": ("udocker.images.codecs", "udocker.images.compress"),
+    "isal": ("udocker.images.compression.codecs", "udocker.images.compression.compress"),
 }
 PROTOCOLS = {("udocker.containers.spec", "udocker.containers.container")}
 STANDALONE = ("udocker.engines.sandbox.*",)

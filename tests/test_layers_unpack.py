@@ -25,7 +25,7 @@ from tarballs import (
 from udocker.errors import StoreError, UnpackError
 from udocker.images import layers
 from udocker.images.layers import LayerTree, Limits
-from udocker.images.layertree import Stratum
+from udocker.images.layers.layertree import Stratum
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from registries import Layout, digest, needs
 from tarballs import archive, entry, file, header
 
 from udocker.errors import InvalidDocument, UdockerError, UsageError
-from udocker.images.archivefiles import Indexed, Spooled
+from udocker.images.archives.archivefiles import Indexed, Spooled
 
 OTHER = Image([BASE], ["other:2", "host.example/other:3"])
 

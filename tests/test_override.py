@@ -18,7 +18,7 @@ from udocker.containers.copying import copy_files
 from udocker.containers.files import Files
 from udocker.containers.layer import open_layer
 from udocker.images import layers, override, tree
-from udocker.images.tarwriter import TarWriter
+from udocker.images.archives.tarwriter import TarWriter
 from udocker.registry.loopback import LoopbackRegistry
 
 BOB = (1000, 100)

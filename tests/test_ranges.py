@@ -16,7 +16,7 @@ from udocker.oci import Descriptor, Digest
 from udocker.registry.client import Client
 from udocker.settings import Settings
 from udocker.transfer.fetch import LayerFetcher
-from udocker.transfer.ranges import Terms, connections, download
+from udocker.transfer.parallel.ranges import Terms, connections, download
 from udocker.transfer.source import RegistrySource
 
 DATA = random.Random(7).randbytes(3_000_001)

@@ -16,13 +16,13 @@ from tarballs import archive, file
 from unprivileged import Unprivileged, remove_tree
 
 from udocker.errors import StoreError
-from udocker.images import tar
-from udocker.images.archivewriter import ArchiveWriter
-from udocker.images.tarwriter import file_header
+from udocker.images.archives import tar
+from udocker.images.archives.archivewriter import ArchiveWriter
+from udocker.images.archives.tarwriter import file_header
 from udocker.reference import Reference
 from udocker.registry.loopback import LoopbackRegistry
+from udocker.transfer.archives.save import Chosen, write_docker_archive, write_oci_archive
 from udocker.transfer.content import content_of
-from udocker.transfer.save import Chosen, write_docker_archive, write_oci_archive
 
 FORMATS = ("docker-archive", "oci-archive", "oci-dir")
 WRITERS = {"docker-archive": write_docker_archive, "oci-archive": write_oci_archive}

@@ -20,7 +20,7 @@ from udocker.containers import features
 from udocker.engines import select
 from udocker.errors import UdockerError
 from udocker.host.root import Root
-from udocker.images.decompress import chunks
+from udocker.images.compression.decompress import chunks
 from udocker.oci import Index, Manifest
 from udocker.selftest import checks, leaks, sample, trial
 from udocker.selftest.bench import UNBLOCK, Bench, Outcome, launcher

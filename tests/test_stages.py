@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from udocker.transfer.stages import AHEAD, NAME, ahead
+from udocker.transfer.parallel.stages import AHEAD, NAME, ahead
 
 
 def counted(count, made, error=None):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tarballs import archive, entry, extended, file, folder, header, padded, pieces
 
 from udocker.errors import UnpackError
-from udocker.images import tar
+from udocker.images.archives import tar
 
 MIB = 1 << 20
 

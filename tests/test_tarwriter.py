@@ -8,8 +8,8 @@ import tarfile
 
 import pytest
 
-from udocker.images import tar
-from udocker.images.tarwriter import DIRECTORY, FIFO, LINK, SYMLINK, TarWriter, extents_of
+from udocker.images.archives import tar
+from udocker.images.archives.tarwriter import DIRECTORY, FIFO, LINK, SYMLINK, TarWriter, extents_of
 
 SECOND = 1_000_000_000
 

@@ -18,7 +18,7 @@ from tarballs import archive, fifo, file, folder, hard_link, symlink
 
 from udocker.errors import UnpackError
 from udocker.images import layers
-from udocker.images.compare import differences
+from udocker.images.layers.compare import differences
 
 ONE = archive(
     folder("etc"),

@@ -7,7 +7,7 @@ import pytest
 
 from udocker import console
 from udocker.errors import StoreError, UdockerError, UnpackError
-from udocker.transfer import workers
+from udocker.transfer.parallel import workers
 
 
 def run(work, count=1):

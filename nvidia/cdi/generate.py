@@ -14,9 +14,9 @@ import os
 
 from udocker import fastjson
 from udocker.host import ldcache
-from udocker.nvidia import libraries
 from udocker.nvidia.cdi import spec
 from udocker.nvidia.cdi.driverfiles import KIND
+from udocker.nvidia.driver import libraries
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from udocker.host.probe import Host
-    from udocker.nvidia.gpus import Gpu
-    from udocker.nvidia.installation import Driver, DriverLibrary
+    from udocker.nvidia.devices.gpus import Gpu
+    from udocker.nvidia.driver.installation import Driver, DriverLibrary
 
 VERSION = "0.5.0"
 """The oldest version that allows names that begin with a digit: podman 4 knows no later one."""

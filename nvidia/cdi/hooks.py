@@ -125,7 +125,7 @@ class _Made:
         """Return the image's own newer CUDA libraries, where NVIDIA's rule takes them."""
         if not self.compat_for:
             return ()
-        from udocker.nvidia import compat
+        from udocker.nvidia.placement import compat
 
         decision = compat.decide(self.around.image, self.compat_for)
         if not decision.use:
@@ -216,14 +216,14 @@ def _enable_cuda_compat(made: _Made, call: Call) -> None:
 
 
 def _disable_device_node_modification(made: _Made, _: Call) -> None:
-    from udocker.nvidia import procfiles
+    from udocker.nvidia.devices import procfiles
 
     made.binds += procfiles.parameters(made.around.host, made.around.cache_directory)
 
 
 def _update_application_profile(made: _Made, _: Call) -> None:
     """Graphics libraries look only at the GPUs whose nodes are there."""
-    from udocker.nvidia import procfiles
+    from udocker.nvidia.devices import procfiles
 
     paths = [a.destination for a in made.around.nodes if a.destination.startswith(_GPU_NODE)]
     numbers = [path[len(_GPU_NODE) :] for path in paths]

@@ -16,10 +16,11 @@ from udocker.errors import StartError
 from udocker.host import ldcache
 from udocker.host.probe import Host
 from udocker.host.root import Root
-from udocker.nvidia import driver, hostlayout
+from udocker.nvidia import driver
 from udocker.nvidia.cdi import applying, driverfiles, registry, spec, wish
 from udocker.nvidia.cdi.hooks import emulate
 from udocker.nvidia.cdi.surroundings import Surroundings
+from udocker.nvidia.driver import hostlayout
 
 LIBRARIES = f"/usr/lib/{drivertree.MACHINE}-linux-gnu"
 FLAGS = ldcache.FLAGS[drivertree.MACHINE]

@@ -17,7 +17,7 @@ from udocker.host import ldcache
 from udocker.host.root import Root
 from udocker.nvidia import driver
 from udocker.nvidia.cdi import applying, generate, registry, spec, yamlfile
-from udocker.nvidia.gpus import find_gpus
+from udocker.nvidia.devices.gpus import find_gpus
 
 LIBRARIES = f"/usr/lib/{drivertree.MACHINE}-linux-gnu"
 VERSION = drivertree.VERSION

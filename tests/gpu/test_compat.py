@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gpu import drivertree
 from udocker.errors import GpuError
 from udocker.host.root import Root
-from udocker.nvidia import compat
+from udocker.nvidia.placement import compat
 
 COMPAT = "usr/local/cuda-13.1/compat"
 V = "580.159.04"

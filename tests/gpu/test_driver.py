@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from gpu import drivertree
-from udocker.nvidia import cache, driver, libraries
+from udocker.nvidia import cache, driver
+from udocker.nvidia.driver import libraries
 
 V = drivertree.VERSION
 

@@ -9,7 +9,8 @@ import pytest
 
 from gpu import cdispecs, drivertree, drivervariants
 from udocker.host.probe import Host
-from udocker.nvidia import absence, driver, filelist, kernelmodule, libraries
+from udocker.nvidia import absence, driver
+from udocker.nvidia.driver import filelist, kernelmodule, libraries
 
 V, OLD = drivertree.VERSION, drivervariants.OLD
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (x@y)"

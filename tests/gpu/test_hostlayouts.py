@@ -9,7 +9,8 @@ import pytest
 
 from gpu import drivertree, drivervariants, elffile
 from udocker.host.probe import Host
-from udocker.nvidia import driver, libraries
+from udocker.nvidia import driver
+from udocker.nvidia.driver import libraries
 
 V, OLD = drivertree.VERSION, drivervariants.OLD
 CORE = {"libcuda.so.1": f"libcuda.so.{V}", "libnvidia-ml.so.1": f"libnvidia-ml.so.{V}"}

@@ -9,8 +9,9 @@ import pytest
 from gpu import kerneltree
 from gpu.kerneltree import SEVEN_SMALL, ci_minor, gi_minor, mig_uuid, uuid
 from udocker.errors import GpuError
-from udocker.nvidia import driver, mig, partnames, selection
-from udocker.nvidia.gpus import find_gpus
+from udocker.nvidia import driver
+from udocker.nvidia.devices import mig, partnames, selection
+from udocker.nvidia.devices.gpus import find_gpus
 from udocker.values import replace
 
 TWO_BIG = {1: 1, 2: 2}

@@ -19,8 +19,9 @@ from udocker.host.ldcache import Entry, LdCache
 from udocker.host.loader import Loader
 from udocker.host.probe import Host
 from udocker.host.root import Root, Stack
-from udocker.nvidia import choosing, compat, driver, placement, policy
-from udocker.nvidia.installation import Driver, DriverLibrary
+from udocker.nvidia import driver, placement
+from udocker.nvidia.driver.installation import Driver, DriverLibrary
+from udocker.nvidia.placement import choosing, compat, policy
 
 V = drivertree.VERSION
 M = drivertree.MACHINE

@@ -15,9 +15,11 @@ from udocker.host import elffacts, ldcache
 from udocker.host.loader import Loader
 from udocker.host.probe import Host
 from udocker.host.root import Root
-from udocker.nvidia import driver, libraries, policy
-from udocker.nvidia.closure import Fitting
-from udocker.nvidia.installation import DriverLibrary
+from udocker.nvidia import driver
+from udocker.nvidia.driver import libraries
+from udocker.nvidia.driver.installation import DriverLibrary
+from udocker.nvidia.placement import policy
+from udocker.nvidia.placement.closure import Fitting
 
 V = drivertree.VERSION
 WHERE = drivertree.LAYOUTS["deb"][0]

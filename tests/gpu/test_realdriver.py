@@ -13,7 +13,9 @@ from gpu import drivertree
 from udocker.host import elf, elffacts
 from udocker.host.probe import Host
 from udocker.host.root import Root
-from udocker.nvidia import driver, kernelmodule, libraries, policy
+from udocker.nvidia import driver
+from udocker.nvidia.driver import kernelmodule, libraries
+from udocker.nvidia.placement import policy
 
 TREE = os.environ.get("UDOCKER_TEST_DRIVER", "")
 pytestmark = [] if TREE else [pytest.mark.realgpu]

@@ -14,8 +14,8 @@ from gpu.drivertree import write
 from udocker.diagnosis import gpufacts
 from udocker.errors import GpuError
 from udocker.host.probe import Host
-from udocker.nvidia import amdgpus
-from udocker.nvidia.rocm import rocm_edits
+from udocker.nvidia.amd import amdgpus
+from udocker.nvidia.amd.rocm import rocm_edits
 
 ROCM = {"opt/rocm-6.2.0/lib/libhsa-runtime64.so.1": "x"}
 
@@ -186,7 +186,7 @@ import sys
 from udocker.errors import GpuError
 from udocker.host.probe import Host
 from udocker.host.root import Root
-from udocker.nvidia.rocm import rocm_edits
+from udocker.nvidia.amd.rocm import rocm_edits
 try:
     made = rocm_edits(Host(sys.argv[1]), "all", Root(sys.argv[1]), {})
     print(*(gpu.render_minor for gpu in made.gpus))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from gpu import drivertree, kerneltree
 from gpu.drivertree import uuid
 from udocker.errors import GpuError
-from udocker.nvidia import selection
-from udocker.nvidia.gpus import Gpu, find_gpus
+from udocker.nvidia.devices import selection
+from udocker.nvidia.devices.gpus import Gpu, find_gpus
 from udocker.values import replace
 
 # Four GPUs, the third another job's. PCI order is the reverse of the order of minors.
@@ -112,7 +112,7 @@ def test_a_job_that_slurm_alone_tells_of_sees_its_own_gpus():
 DENIAL = """
 import sys
 from udocker.host.probe import Host
-from udocker.nvidia.gpus import find_gpus
+from udocker.nvidia.devices.gpus import find_gpus
 print(find_gpus(Host(sys.argv[1]))[0].denial)
 """
 

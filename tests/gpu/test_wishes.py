@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from udocker.errors import GpuError
-from udocker.nvidia import libraries, wishes
+from udocker.nvidia import wishes
+from udocker.nvidia.driver import libraries
 from udocker.nvidia.wishes import GpuRequest
 
 VISIBLE = "NVIDIA_VISIBLE_DEVICES"

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from udocker.oci import Digest
-    from udocker.transfer.ends import Opened
-    from udocker.transfer.places import Location
+    from udocker.transfer.copying.ends import Opened
+    from udocker.transfer.copying.places import Location
 
 
 @click.command()
@@ -64,8 +64,8 @@ def command(
     SOURCE and DESTINATION are docker://NAME (or just NAME) in a registry, oci:DIRECTORY[:TAG],
     oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], or udocker:NAME, an image of your own.
     """
-    from udocker.transfer import ends
-    from udocker.transfer.places import Location
+    from udocker.transfer.copying import ends
+    from udocker.transfer.copying.places import Location
 
     if everything and platform:
         raise UsageError("--all and --platform contradict each other")
@@ -110,9 +110,9 @@ class _Copy:
         self._strict = strict
 
     def run(self, found: Opened, end: Location) -> Digest:
-        from udocker.transfer.copy import copy, look_over
-        from udocker.transfer.ends import into_store, target_at
-        from udocker.transfer.places import STORE
+        from udocker.transfer.copying.copy import copy, look_over
+        from udocker.transfer.copying.ends import into_store, target_at
+        from udocker.transfer.copying.places import STORE
 
         if end.transport == STORE:
             if self._everything:

@@ -18,8 +18,8 @@ from udocker.containers.store import got
 from udocker.disk import store_error
 from udocker.engines import inside, select
 from udocker.errors import StoreError, UsageError
-from udocker.images import decompress
-from udocker.images.tarwriter import TarWriter, write_all
+from udocker.images.archives.tarwriter import TarWriter, write_all
+from udocker.images.compression import decompress
 from udocker.images.tree import join, split
 from udocker.settings import Settings
 

@@ -12,7 +12,7 @@ from udocker.containers.archive import Archiver
 from udocker.containers.files import open_files
 from udocker.containers.leftovers import leftovers
 from udocker.errors import UsageError
-from udocker.images.tarwriter import TarWriter, write_all
+from udocker.images.archives.tarwriter import TarWriter, write_all
 from udocker.settings import Settings
 
 TYPE_CHECKING = False

@@ -13,8 +13,8 @@ from udocker.errors import UdockerError, UsageError
 from udocker.oci import Platform
 from udocker.reference import Reference
 from udocker.settings import Settings
-from udocker.transfer.fromclone import unpacked_clone
-from udocker.transfer.fromtar import Wish, import_tar
+from udocker.transfer.archives.fromclone import unpacked_clone
+from udocker.transfer.archives.fromtar import Wish, import_tar
 from udocker.values import dataclass, replace
 
 TYPE_CHECKING = False

@@ -26,8 +26,8 @@ def command(
     The archive may be compressed; without FILE it is read from standard input. Names are kept;
     with NAME, the image gets that name.
     """
-    from udocker.transfer.archivenames import Wanted
-    from udocker.transfer.load import Load, load
+    from udocker.transfer.archives.archivenames import Wanted
+    from udocker.transfer.archives.load import Load, load
 
     settings = replace(settings, quiet=settings.quiet or quiet)
     stores = Stores(settings)

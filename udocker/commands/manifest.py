@@ -47,7 +47,7 @@ def inspect(
 
     Nothing is pulled. Written to a file or a pipe, its sha256sum is the image's digest.
     """
-    from udocker.transfer.ends import registry_source
+    from udocker.transfer.copying.ends import registry_source
     from udocker.transfer.resolve import narrow
 
     settings = reaching.applied(settings, registry=registry, **how)

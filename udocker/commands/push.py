@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from udocker.images.compressed import Compression
     from udocker.images.store import Image
     from udocker.oci import Digest
-    from udocker.transfer.places import Location
+    from udocker.transfer.copying.places import Location
 
 _NONE = "none"
 
@@ -79,8 +79,8 @@ def command(
 
 def _push(stores: Stores, image: Image, to: str, how: Compression | None) -> Digest:
     """Push an image; print where to, and the digest that it has there."""
-    from udocker.transfer.ends import place_for, target_at
-    from udocker.transfer.push import push
+    from udocker.transfer.copying.ends import place_for, target_at
+    from udocker.transfer.copying.push import push
 
     settings = stores.settings
     place = place_for(settings, to)
@@ -104,7 +104,7 @@ def _compression(kind: str | None, level: int | None) -> Compression | None:
 def _can_change(place: Location) -> bool:
     """Tell whether an image can arrive with another digest and compressed: not under a name that
     is its digest, and not in docker's archives, in which layers are plain."""
-    from udocker.transfer.places import DOCKER_ARCHIVE
+    from udocker.transfer.copying.places import DOCKER_ARCHIVE
 
     return place.transport != DOCKER_ARCHIVE and (bool(place.path) or "@" not in place.name)
 

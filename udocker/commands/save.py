@@ -10,17 +10,17 @@ from udocker import disk, trees
 from udocker.commands import output
 from udocker.commands.stores import Stores
 from udocker.errors import InvalidReference, UsageError
-from udocker.images.archivewriter import ArchiveWriter
-from udocker.images.compress import Compressed, kind_by_name
-from udocker.images.tarwriter import write_all
+from udocker.images.archives.archivewriter import ArchiveWriter
+from udocker.images.archives.tarwriter import write_all
+from udocker.images.compression.compress import Compressed, kind_by_name
 from udocker.settings import Settings
-from udocker.transfer.content import content_of, reading
-from udocker.transfer.save import (
+from udocker.transfer.archives.save import (
     Chosen,
     write_docker_archive,
     write_oci_archive,
     write_oci_directory,
 )
+from udocker.transfer.content import content_of, reading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -59,7 +59,7 @@ def with_gpus(
     spec, notes = _with_nvidia(spec, engine, host, request, settings, image, config)
     if request.rocm is None:
         return spec, notes
-    from udocker.nvidia.rocm import rocm_edits
+    from udocker.nvidia.amd.rocm import rocm_edits
 
     plan = rocm_edits(host, request.rocm, image, settings.environment)
     return spec.edited(plan.edits), notes + plan.notes
@@ -77,7 +77,7 @@ def _with_nvidia(
     selection = wish(request, settings)
     if selection is None:
         return spec, _without(request)
-    from udocker.nvidia import nodes
+    from udocker.nvidia.devices import nodes
     from udocker.nvidia.edits import gpu_edits
     from udocker.nvidia.wishes import GpuRequest, asks
 
@@ -131,7 +131,7 @@ def _fitted(
 
     if features.CHEAP_BINDS in engine.features:
         return staging.gather_libraries(whole, cache), plan.notes
-    from udocker.nvidia.selection import UNSELECTIVE
+    from udocker.nvidia.devices.selection import UNSELECTIVE
 
     ways = staging.Ways(
         links=features.HOST_LINKS in engine.features,

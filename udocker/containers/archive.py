@@ -6,13 +6,13 @@ import os
 import stat
 
 from udocker.containers.owners import Facts, Owners
-from udocker.images import tarwriter
+from udocker.images.archives import tarwriter
 from udocker.images.tree import WHITEOUT, join, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.containers.files import Found
-    from udocker.images.tarwriter import TarWriter
+    from udocker.images.archives.tarwriter import TarWriter
 
 _BLOCK_BYTES = 512
 _HOLES_BYTES = 64 << 10

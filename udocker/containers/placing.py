@@ -15,7 +15,8 @@ from functools import partial
 from udocker.containers.copying import make_node, set_attributes, set_facts
 from udocker.containers.files import OPAQUE, Place
 from udocker.containers.owners import Owners
-from udocker.images import tar, tree
+from udocker.images import tree
+from udocker.images.archives import tar
 from udocker.images.tree import join, split
 
 TYPE_CHECKING = False

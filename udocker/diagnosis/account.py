@@ -8,8 +8,8 @@ from udocker.diagnosis.finding import OK, WARN, Finding
 from udocker.engines import programs, subids
 from udocker.errors import GpuError, StoreError
 from udocker.host import job
-from udocker.nvidia import selection
-from udocker.nvidia.gpus import find_gpus
+from udocker.nvidia.devices import selection
+from udocker.nvidia.devices.gpus import find_gpus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

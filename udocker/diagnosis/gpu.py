@@ -9,17 +9,18 @@ from udocker.diagnosis import gpunvml
 from udocker.diagnosis.finding import FAIL, OK, WARN, Finding
 from udocker.diagnosis.opening import why_closed
 from udocker.errors import GpuError
-from udocker.nvidia import driver, nvswitch, selection
+from udocker.nvidia import driver
+from udocker.nvidia.devices import nvswitch, selection
+from udocker.nvidia.devices.gpus import find_gpus
 from udocker.nvidia.edits import usable
-from udocker.nvidia.gpus import find_gpus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from udocker.host.probe import Host
+    from udocker.nvidia.devices.gpus import Gpu
     from udocker.nvidia.driver import Driver
-    from udocker.nvidia.gpus import Gpu
 
 _CONTROL = "/dev/nvidiactl"
 _UVM = "/dev/nvidia-uvm"

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import os
 
-from udocker.nvidia import (
-    absence,
-    amdgpus,
-    cuda,
-    driver,
-    libraries,
-    nvswitch,
-    partnames,
-    rocm,
-    selection,
-)
+from udocker.nvidia import absence, cuda, driver
+from udocker.nvidia.amd import amdgpus, rocm
 from udocker.nvidia.cdi import driverfiles, registry
-from udocker.nvidia.gpus import find_gpus
+from udocker.nvidia.devices import nvswitch, partnames, selection
+from udocker.nvidia.devices.gpus import find_gpus
+from udocker.nvidia.driver import libraries
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -24,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from udocker.host.probe import Host
-    from udocker.nvidia.amdgpus import AmdGpu
+    from udocker.nvidia.amd.amdgpus import AmdGpu
+    from udocker.nvidia.devices.gpus import Gpu
+    from udocker.nvidia.devices.mig import MigDevice
     from udocker.nvidia.driver import Driver
-    from udocker.nvidia.gpus import Gpu
-    from udocker.nvidia.mig import MigDevice
 
 MPS_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
 JOB_VARIABLES = (

@@ -6,8 +6,9 @@ from udocker.diagnosis import gpunvml
 from udocker.diagnosis.finding import FAIL, OK, WARN, Finding
 from udocker.errors import GpuError
 from udocker.host.loader import Loader
-from udocker.nvidia import closure, compat, driver, policy, requirement, wishes
+from udocker.nvidia import driver, requirement, wishes
 from udocker.nvidia.edits import GpuPlan, gpu_edits, usable
+from udocker.nvidia.placement import closure, compat, policy
 from udocker.values import dataclass, replace
 
 TYPE_CHECKING = False
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from udocker.host.probe import Host
     from udocker.host.root import Root
     from udocker.nvidia.driver import Driver
-    from udocker.nvidia.policy import Verdict
+    from udocker.nvidia.placement.policy import Verdict
     from udocker.nvidia.wishes import GpuRequest
 
 _WITH_GLIBC = "use an image with glibc"

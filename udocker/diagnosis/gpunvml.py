@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from udocker.nvidia import elsewhere
+from udocker.nvidia.devices import elsewhere
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -33,7 +33,7 @@ def ask(driver: Driver, timeout_s: float = 60) -> tuple[Seen, ...]:
     """
 
     def list_them() -> list[list[Any]]:
-        from udocker.nvidia import nvml
+        from udocker.nvidia.devices import nvml
 
         return [
             [g.uuid, g.minor, g.name, g.memory_bytes, g.arch, g.brand]

@@ -14,7 +14,7 @@ import os
 
 from udocker import disk, fastjson
 from udocker.errors import IntegrityError, InvalidDocument
-from udocker.images.compress import compressor, quick_compressor
+from udocker.images.compression.compress import compressor, quick_compressor
 from udocker.images.layerwriter import LayerWriter
 from udocker.oci import Descriptor, Digest
 from udocker.values import dataclass

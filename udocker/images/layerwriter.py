@@ -6,13 +6,13 @@ import hashlib
 import os
 
 from udocker import disk
-from udocker.images.compress import GZIP_LEVEL, compressor
+from udocker.images.compression.compress import GZIP_LEVEL, compressor
 from udocker.oci import OCI_LAYER, Descriptor, Digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.images.blobs import BlobStore
-    from udocker.images.compress import Compressor
+    from udocker.images.compression.compress import Compressor
 
 
 class LayerWriter:

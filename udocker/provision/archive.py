@@ -15,7 +15,8 @@ import tempfile
 from udocker import fastjson
 from udocker.engines import programs
 from udocker.errors import IntegrityError, UdockerError, UnpackError
-from udocker.images import decompress, tar
+from udocker.images.archives import tar
+from udocker.images.compression import decompress
 from udocker.provision import catalogue
 from udocker.provision.catalogue import MAX_FILE_BYTES
 from udocker.values import dataclass

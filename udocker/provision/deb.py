@@ -9,7 +9,8 @@ import posixpath
 import tempfile
 
 from udocker.errors import IntegrityError, UnpackError
-from udocker.images import decompress, tar
+from udocker.images.archives import tar
+from udocker.images.compression import decompress
 from udocker.provision.catalogue import MAX_FILE_BYTES
 from udocker.values import dataclass
 

@@ -13,7 +13,7 @@ import time
 
 from udocker import console
 from udocker.errors import ImageNotFound, IntegrityError, RegistryError, UdockerError, UnpackError
-from udocker.images import decompress
+from udocker.images.compression import decompress
 from udocker.provision import signature
 from udocker.provision.sources import parse_stanza
 from udocker.registry import transport

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from udocker.containers.spec import ContainerEdits
     from udocker.host.probe import Host
-    from udocker.nvidia.gpus import Gpu
+    from udocker.nvidia.devices.gpus import Gpu
     from udocker.selftest.bench import Bench
     from udocker.selftest.sample import Sample
 

@@ -14,7 +14,7 @@ from udocker.host import ldcache, loader
 from udocker.host.root import MAX_LINKS, Root
 from udocker.images import builder
 from udocker.images.builder import Entry, LayoutBuilder
-from udocker.images.codecs import has_zstandard
+from udocker.images.compression.codecs import has_zstandard
 from udocker.oci import Platform
 from udocker.selftest import leaks
 from udocker.values import dataclass

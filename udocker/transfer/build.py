@@ -7,7 +7,7 @@ import os
 from udocker import console, disk, trees
 from udocker.images import layers
 from udocker.images.layers import LayerTree
-from udocker.transfer import workers
+from udocker.transfer.parallel import workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from udocker.containers.files import Files, open_files
 from udocker.containers.layer import open_layer
 from udocker.containers.leftovers import leftovers
 from udocker.errors import InvalidDocument, UsageError
-from udocker.images import decompress, instructions, layers
+from udocker.images import instructions, layers
+from udocker.images.archives.tarwriter import TarWriter
+from udocker.images.compression import decompress
 from udocker.images.layerwriter import LayerWriter
-from udocker.images.tarwriter import TarWriter
 from udocker.images.tree import WHITEOUT
 from udocker.oci import (
     MAX_DOCUMENT_BYTES,

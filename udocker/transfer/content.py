@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from udocker import disk
 from udocker.errors import StoreError, UnpackError
-from udocker.images import decompress
 from udocker.images.blobs import CHUNK_BYTES
+from udocker.images.compression import decompress
 from udocker.oci import MAX_DOCUMENT_BYTES, Digest, ImageConfig, Manifest
 from udocker.values import dataclass
 

@@ -8,11 +8,12 @@ from contextlib import ExitStack, closing
 
 from udocker import trees
 from udocker.errors import IntegrityError, UnpackError
-from udocker.images import decompress, layers
+from udocker.images import layers
 from udocker.images.blobs import CHUNK_BYTES
-from udocker.images.bounds import EXPANSION
+from udocker.images.compression import decompress
+from udocker.images.compression.bounds import EXPANSION
 from udocker.oci import Digest
-from udocker.transfer.stages import ahead
+from udocker.transfer.parallel.stages import ahead
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from udocker.images.blobs import BlobStore, PartialBlob
     from udocker.images.layers import LayerTree
     from udocker.oci import Descriptor
-    from udocker.transfer.workers import Report
+    from udocker.transfer.parallel.workers import Report
 
 
 class LayerFetcher:

@@ -8,7 +8,7 @@ from udocker.images import layers
 from udocker.oci import MAX_DOCUMENT_BYTES, Digest, ImageConfig
 from udocker.transfer.build import TreeBuilder, jobs
 from udocker.transfer.fetch import LayerFetcher
-from udocker.transfer.ranges import connections, download
+from udocker.transfer.parallel.ranges import connections, download
 from udocker.transfer.resolve import Resolved, resolve
 from udocker.transfer.source import content, naming
 from udocker.values import replace

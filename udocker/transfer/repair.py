@@ -11,9 +11,9 @@ from udocker.errors import IntegrityError, InvalidReference, StoreError, Udocker
 from udocker.oci import MAX_DOCUMENT_BYTES, Digest
 from udocker.reference import Reference
 from udocker.registry.client import Client
-from udocker.transfer import workers
 from udocker.transfer.build import TreeBuilder, side_by_side
 from udocker.transfer.fetch import LayerFetcher
+from udocker.transfer.parallel import workers
 from udocker.transfer.source import RegistrySource, content
 from udocker.transfer.verify import DOCUMENT, IMAGE, LAYER, TREE
 

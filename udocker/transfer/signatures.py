@@ -8,7 +8,7 @@ from udocker.oci import Platform
 from udocker.reference import Reference
 from udocker.registry.client import Client
 from udocker.transfer.admission import Evidence
-from udocker.transfer.ends import registry_source
+from udocker.transfer.copying.ends import registry_source
 from udocker.transfer.resolve import resolve
 from udocker.trust.attached import Attached
 from udocker.trust.kept import KeptSignatures

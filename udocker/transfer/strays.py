@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.images.store import ImageStore
     from udocker.settings import Settings
-    from udocker.transfer.workers import Report
+    from udocker.transfer.parallel.workers import Report
 
 _AT_ONCE = 4096
 """Blobs that workers are given at one go."""

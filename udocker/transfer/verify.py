@@ -13,10 +13,11 @@ from itertools import islice
 
 from udocker import disk, fastjson, trees
 from udocker.errors import InvalidDocument, StoreError, UnpackError
-from udocker.images import decompress, layers
+from udocker.images import layers
 from udocker.images.blobs import CHUNK_BYTES
-from udocker.images.compare import differences
+from udocker.images.compression import decompress
 from udocker.images.layers import LayerTree
+from udocker.images.layers.compare import differences
 from udocker.images.treestore import open_to_readers
 from udocker.oci import MAX_DOCUMENT_BYTES, Digest, ImageConfig, Manifest
 from udocker.transfer.build import side_by_side
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from udocker.images.store import Image, ImageStore
     from udocker.oci import Descriptor
     from udocker.settings import Settings
-    from udocker.transfer.workers import Report
+    from udocker.transfer.parallel.workers import Report
 
 MOST_DIFFERENCES = 20
 """Entries of one tree that are named; the rest is counted."""

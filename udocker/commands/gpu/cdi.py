@@ -53,7 +53,7 @@ def command(settings: Settings, /, as_json: bool, output: str | None, **words: A
     """
     from udocker.nvidia import driver, edits
     from udocker.nvidia.cdi import generate
-    from udocker.nvidia.gpus import find_gpus
+    from udocker.nvidia.devices.gpus import find_gpus
 
     host = Host()
     cache = f"{settings.directory}/cache"
@@ -61,7 +61,7 @@ def command(settings: Settings, /, as_json: bool, output: str | None, **words: A
     found = edits.usable(host, driver.load(host, cache, environment), environment)
     gpus = find_gpus(host)
     if any(gpu.mig for gpu in gpus):
-        from udocker.nvidia import partnames
+        from udocker.nvidia.devices import partnames
 
         gpus = partnames.with_names(gpus, found, host.boot_id, cache, ())
     if not any(gpu.accessible for gpu in gpus):
@@ -88,8 +88,8 @@ def _wish(
     directories: tuple[str, ...],
     hooks: str | None,
 ) -> Wish:
-    from udocker.nvidia import libraries
     from udocker.nvidia.cdi.generate import Wish
+    from udocker.nvidia.driver import libraries
 
     for path in (*directories, hooks or "/"):
         if not path.startswith("/"):

@@ -54,7 +54,7 @@ def _selection(values: Values, of_docker: str | None, notes: list[str]) -> str |
 
 
 def _check_capabilities(words: list[str]) -> None:
-    from udocker.nvidia.libraries import parse_capabilities
+    from udocker.nvidia.driver.libraries import parse_capabilities
 
     try:
         parse_capabilities(tuple(words))

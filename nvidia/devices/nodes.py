@@ -1,0 +1,195 @@
+"""The device nodes that GPUs need in a container, made on the host first where it lacks them.
+
+Source: nvidia-container-toolkit 1.20, pkg/nvcdi (driver-nvml.go, gds.go) and
+internal/modifier/cdi.go for the gates; libnvidia-container 1.18, nvc_info.c;
+nvidia-modprobe 580, its manual page.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from udocker.containers.spec import ContainerEdits, DeviceNode
+from udocker.errors import GpuError
+from udocker.nvidia import wishes
+from udocker.nvidia.devices import mig
+from udocker.nvidia.driver import libraries
+from udocker.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from udocker.host.probe import Host
+    from udocker.nvidia.devices.gpus import Gpu
+    from udocker.nvidia.wishes import Wish
+
+_CONTROL, _UVM = "/dev/nvidiactl", "/dev/nvidia-uvm"
+_MODPROBE = "/usr/bin/nvidia-modprobe"
+_GATED = {
+    "gds": ("/dev", "nvidia-fs"),
+    "mofed": ("/dev/infiniband", "uverbs"),
+    "gdrcopy": ("/dev", "gdrdrv"),
+    "nvswitch": ("/dev", "nvidia-nvswitch"),
+}
+"""What a gate opens: the directory, and the beginning of the names in it."""
+_BESIDE = {"mofed": ("/dev/infiniband/rdma_cm",), "nvswitch": ("/dev/nvidia-nvlink",)}
+_DRAWING = "/dev/dri"
+_CHANNEL = "/dev/nvidia-caps-imex-channels/channel"
+_MIG_ROOMS = {wishes.MIG_CONFIG: "mig/config", wishes.MIG_MONITOR: "mig/monitor"}
+
+
+def find_nodes(
+    host: Host, gpus: tuple[Gpu, ...], wish: Wish
+) -> tuple[ContainerEdits, tuple[str, ...]]:
+    """Return the nodes of `gpus`, their control nodes and what else `wish` opens; and notes.
+
+    The kernel module's nodes for CUDA come into being when somebody asks for them; where they
+    are missing on the real host, its `nvidia-modprobe` is asked. Raises GpuError when it fails.
+    """
+    compute = libraries.COMPUTE in wish.capabilities
+    draws = {libraries.GRAPHICS, libraries.DISPLAY}.intersection(wish.capabilities)
+    wanted = [_CONTROL, *([_UVM] if compute else [])]
+    missing = [path for path in wanted if not host.exists(path)]
+    notes = _make_nodes(host, missing) if missing else ()
+    wanted += _existing(host, ["/dev/nvidia-uvm-tools"] if compute else [])
+    wanted += _existing(host, ["/dev/nvidia-modeset"] if draws else [])
+    wanted += [gpu.node for gpu in gpus]
+    wanted += dict.fromkeys(node for gpu in gpus for part in gpu.mig for node in part.nodes)
+    opened, more_notes = _opened(host, wish)
+    nodes = [DeviceNode(host.path(path), path) for path in (*wanted, *opened)]
+    if draws:
+        nodes += [node for gpu in gpus if not gpu.mig for node in _drawing_nodes(host, gpu)]
+    edits = ContainerEdits(device_nodes=tuple(nodes), additional_gids=_groups(nodes))
+    return edits, notes + more_notes
+
+
+def make_missing(host: Host, gpus: tuple[Gpu, ...]) -> bool:
+    """Have the host make nodes of GPUs and parts that it has none of at all; tell whether it did.
+
+    So it is after the start of a node on which nobody has used a GPU, or a part. Where some are
+    there, the missing ones are not this user's: a container of somebody's may show a part of a
+    node.
+    """
+    words = []
+    if gpus and not any(map(host.exists, (_CONTROL, *(gpu.node for gpu in gpus)))):
+        words += [f"-c{gpu.minor}" for gpu in gpus]
+    capabilities = {node: path for gpu in gpus for part in gpu.mig for node, path in part.paths}
+    if capabilities and not any(map(host.exists, capabilities)):
+        words += [word for path in capabilities.values() for word in ("-f", path)]
+    if not words or host.root or not os.access(_MODPROBE, os.X_OK):
+        return False
+    _run(words)
+    return True
+
+
+def beside(shown: ContainerEdits, added: ContainerEdits) -> tuple[ContainerEdits, ContainerEdits]:
+    """Return both without the nodes of one that the other's make needless or wrong.
+
+    A container sees the host's /dev/dri whole until single nodes of it are given: then those
+    alone. Nodes in other directories that it sees whole need no second mount, whose place would
+    have to be made on the host.
+    """
+    given = [node.destination for node in added.device_nodes]
+    narrow = any(path.startswith(f"{_DRAWING}/") for path in given)
+    kept = [n for n in shown.device_nodes if not (narrow and n.destination == _DRAWING)]
+    whole = tuple(f"{node.destination}/" for node in kept)
+    new = [node for node in added.device_nodes if not node.destination.startswith(whole)]
+    return replace(shown, device_nodes=tuple(kept)), replace(added, device_nodes=tuple(new))
+
+
+def _existing(host: Host, paths: list[str]) -> list[str]:
+    return [path for path in paths if host.exists(path)]
+
+
+def _opened(host: Host, wish: Wish) -> tuple[list[str], tuple[str, ...]]:
+    """Return the nodes that variables of the image open, and notes on those that are not there."""
+    found: list[str] = []
+    notes = []
+    variables = {gate: name for name, gate in wishes.GATES.items()}
+    for gate in wish.opened:
+        if gate in _MIG_ROOMS:
+            node = mig.capability_node(host, _MIG_ROOMS[gate])
+            nodes = [node] if node and os.access(host.path(node), os.R_OK) else []
+            reason = f"gpu: the image wants {gate}, which this user may not open"
+        else:
+            nodes = _numbered(host, *_GATED[gate])
+            nodes += _existing(host, list(_BESIDE.get(gate, ()))) if nodes else []
+            directory, prefix = _GATED[gate]
+            reason = f"gpu: {variables[gate]}: there is no {directory}/{prefix}* on this node"
+        found += nodes
+        notes += [] if nodes else [reason]
+    for channel in wish.channels:
+        path = f"{_CHANNEL}{channel}"
+        if host.exists(path):
+            found.append(path)
+        else:
+            notes.append(f"gpu: NVIDIA_IMEX_CHANNELS: there is no {path} on this node")
+    return found, tuple(notes)
+
+
+def _numbered(host: Host, directory: str, prefix: str) -> list[str]:
+    try:
+        names = sorted(os.listdir(host.path(directory)))
+    except OSError:
+        return []
+    return [f"{directory}/{name}" for name in names if name.startswith(prefix)]
+
+
+def _drawing_nodes(host: Host, gpu: Gpu) -> Iterator[DeviceNode]:
+    """Yield the nodes by which a GPU draws, each also under the name that tells its PCI address.
+
+    The latter are links on the host; as nodes they need no link in the container.
+    """
+    try:
+        names = sorted(os.listdir(host.path(f"/sys/bus/pci/devices/{gpu.pci}/drm")))
+    except OSError:
+        return
+    for name in names:
+        kind = "render" if name.startswith("renderD") else "card"
+        path = f"{_DRAWING}/{name}"
+        if name.startswith(("renderD", "card")) and host.exists(path):
+            yield DeviceNode(host.path(path), path)
+            yield DeviceNode(host.path(path), f"{_DRAWING}/by-path/pci-{gpu.pci}-{kind}")
+
+
+def _groups(nodes: list[DeviceNode]) -> tuple[int, ...]:
+    """Return the groups without which some of the nodes cannot be opened."""
+    found = set()
+    for node in nodes:
+        try:
+            status = os.stat(node.source)
+        except OSError:
+            continue
+        if stat.S_ISCHR(status.st_mode) and status.st_mode & 0o066 == 0o060 and status.st_gid:
+            found.add(status.st_gid)
+    return tuple(sorted(found))
+
+
+def _make_nodes(host: Host, missing: list[str]) -> tuple[str, ...]:
+    """Have the host make its nodes: its setuid program may, this one may not."""
+    names = ", ".join(missing)
+    if host.root or not os.access(_MODPROBE, os.X_OK):
+        raise GpuError(
+            f"gpu: {names} missing, and no {_MODPROBE} to make it",
+            hint="ask the administrators of this node to run `nvidia-modprobe -u -c0`",
+        )
+    said = _run(["-u", "-c0"])
+    if not all(host.exists(path) for path in missing):
+        raise GpuError(
+            f"gpu: {names} missing, and nvidia-modprobe -u -c0 did not make it: {said or 'silent'}",
+            hint="tell the administrators of this node",
+        )
+    return (f"gpu: {names} missing; ran nvidia-modprobe -u -c0 on the host: ok",)
+
+
+def _run(words: list[str]) -> str:
+    """Run the host's nvidia-modprobe and return its complaint."""
+    import subprocess
+
+    try:
+        answer = subprocess.run([_MODPROBE, *words], capture_output=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return " ".join(answer.stderr.decode(errors="replace").split())[:200]

@@ -1,0 +1,112 @@
+"""The driver's libraries in an image: where they go, and how its loader comes to find them.
+
+They are bound under one directory of the container, and the image's `/etc/ld.so.cache` is
+shadowed by one that lists the driver's before the image's own and all others behind them. So the
+host's driver wins over what an image may carry, a program's own RUNPATH still wins over the
+cache, and nothing in the image is written or run.
+
+Choosing reads the ELF headers of some hundred files (0.1 s), so the answer is kept. It holds for
+one state of the driver and of those directories and files of the image where loaders look
+(`_identity`): whoever installs a library in a container, changes its cache, or its C library,
+gets a new one. A library that is overwritten in place, in a directory that stays as it was, is
+not noticed, except the C library.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from udocker import fastjson
+from udocker.errors import GpuError, StoreError
+from udocker.host import ldcache, ldconf
+from udocker.nvidia import cache
+from udocker.nvidia.driver import libraries
+from udocker.nvidia.placement.placed import MAX_ELEMENTS, Placement, from_json, to_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udocker.host.root import Root
+    from udocker.nvidia.driver.installation import Driver
+
+_FORMAT = 4
+_WATCHED = (
+    ldcache.PATH,
+    ldconf.PATH,
+    ldconf.DIRECTORY,
+    "/usr/local",
+    "/usr/local/cuda/compat",
+    "/usr/local/cuda/compat/lib.real",
+    "/usr/local/nvidia/lib64",
+    "/usr/local/nvidia/lib",
+)
+_LIBC = "libc.so.6"
+
+
+def place(
+    driver: Driver,
+    capabilities: tuple[str, ...],
+    image: Root,
+    machine: str,
+    directory: str,
+    *,
+    host_root: str = "",
+    mode: str = "auto",
+    library_path: str = "",
+) -> Placement:
+    """Return what of `driver` goes into `image` for `capabilities`.
+
+    `host_root` is where the host's files lie, `mode` that of `compat.decide`, `library_path` the
+    program's LD_LIBRARY_PATH. Remembered in `directory`. Raises GpuError when the image cannot
+    load the driver at all.
+    """
+    words = [_FORMAT, driver.key, capabilities, machine, mode, library_path, image.origin]
+    name = "gpu-" + cache.digest(*words, _identity(image, machine, capabilities, library_path))
+    kept = from_json(cache.load(directory, f"{name}.json"))
+    if kept is not None and _still_holds(kept, image):
+        return kept
+    from udocker.nvidia.placement import choosing
+
+    made, merged = choosing.choose(
+        driver, capabilities, image, machine, host_root, mode, library_path
+    )
+    try:
+        if merged:
+            cache_file = cache.save(directory, f"{name}.cache", merged)
+            made = choosing.with_cache(made, cache_file)
+        cache.save(directory, f"{name}.json", fastjson.dumps(to_json(made)).encode())
+    except StoreError as error:
+        text = f"gpu: cannot write to {directory}: {error.message}"
+        raise GpuError(text, hint=error.hint) from error
+    return made
+
+
+def _still_holds(kept: Placement, image: Root) -> bool:
+    """Tell whether the cache is there, and in the image what is hidden, in whatever directory."""
+    there = not kept.cache_file or os.path.exists(kept.cache_file)
+    return there and all(image.exists(shadow.destination) for shadow in kept.shadows)
+
+
+def _identity(
+    image: Root, machine: str, capabilities: tuple[str, ...], library_path: str
+) -> list[list[int]]:
+    """Return what changes with those parts of an image that decide.
+
+    Times and sizes, not inodes: a container's own copy of an image has those of the original.
+    """
+    places = ldcache.default_directories(machine)
+    watched = [*_WATCHED, *places, *(f"{place}/{_LIBC}" for place in places)]
+    if libraries.COMPAT32 in capabilities and machine in ldcache.COMPAT32:
+        watched += ldcache.default_directories(ldcache.COMPAT32[machine])
+    named = library_path.split(":")[:MAX_ELEMENTS]
+    watched += [element for element in named if element.startswith("/")]
+    return [_state(path) for place in watched for path in image.resolve_all(place) or ("",)]
+
+
+def _state(path: str) -> list[int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []
+    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+    return [status.st_mtime_ns, size]

@@ -1,0 +1,1 @@
+"""Archives: tar as a format, and the images that archives hold."""

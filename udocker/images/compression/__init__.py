@@ -1,0 +1,1 @@
+"""Bytes made smaller and larger: layers as they travel."""

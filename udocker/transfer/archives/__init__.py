@@ -1,0 +1,1 @@
+"""Images out of archives and layouts, and into them."""

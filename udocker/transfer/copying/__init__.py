@@ -1,0 +1,1 @@
+"""Images from anywhere to anywhere: both ends, and what goes between them."""

@@ -1,0 +1,1 @@
+"""Work side by side: in threads, in processes, in stages."""
