@@ -21,9 +21,10 @@ from udocker.containers.accounts import Accounts
 from udocker.containers.hostfiles import files_of
 from udocker.containers.spec import Launch
 from udocker.disk import Lock
-from udocker.engines import launching, lookup, preload, showing
+from udocker.engines import launching
 from udocker.engines.external import ExternalEngine
-from udocker.engines.rebasing import OUTSIDE, Rebasing
+from udocker.engines.rebase import lookup, preload, showing
+from udocker.engines.rebase.rebasing import OUTSIDE, Rebasing
 from udocker.errors import StartError, UdockerError
 from udocker.host.root import Root
 from udocker.values import dataclass
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
     from udocker.containers.container import Container
     from udocker.containers.spec import Rootfs, RuntimeSpec
-    from udocker.engines.lookup import Program, View
-    from udocker.engines.preload import Glibc
+    from udocker.engines.rebase.lookup import Program, View
+    from udocker.engines.rebase.preload import Glibc
     from udocker.host.probe import Host
 
 _OWN_FILES = ("/etc/passwd", "/etc/group")
@@ -261,7 +262,7 @@ def _foreign(files: Root, machine: str) -> str:
 
 def _names_loader(path: str, root: str) -> bool:
     """Tell whether the program at a host path asks for a loader below the root."""
-    from udocker.engines.elffile import ElfFile
+    from udocker.engines.rebase.elffile import ElfFile
 
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

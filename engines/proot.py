@@ -254,7 +254,7 @@ def _kernel_words(spec: RuntimeSpec) -> tuple[str, ...]:
     """
     if spec.kernel is None:
         return ()
-    from udocker.engines.preload import glibc_of
+    from udocker.engines.rebase.preload import glibc_of
 
     glibc = glibc_of(Root(spec.rootfs.tree), os.uname().machine)
     if glibc and glibc.number >= _BROKEN_KERNEL:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udocker.engines import elfwriter
-from udocker.engines.elffile import ElfFile
+from udocker.engines.rebase import elfwriter
+from udocker.engines.rebase.elffile import ElfFile
 from udocker.errors import UdockerError
 from udocker.host import elf
 

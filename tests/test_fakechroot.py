@@ -14,7 +14,7 @@ from images import add_image
 from registries import Layout, needs
 from unprivileged import Unprivileged
 
-from udocker.engines.preload import LOADERS, NAME, libraries
+from udocker.engines.rebase.preload import LOADERS, NAME, libraries
 from udocker.host.loader import closure
 from udocker.host.root import Root
 from udocker.registry.loopback import LoopbackRegistry

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from udocker.engines import preload
+from udocker.engines.rebase import preload
 from udocker.errors import UdockerError
 from udocker.host import ldcache
 from udocker.host.root import Root

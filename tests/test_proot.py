@@ -14,7 +14,8 @@ from unprivileged import Unprivileged, remove_tree
 
 from udocker.containers import features
 from udocker.containers.spec import Bind, ContainerEdits, Process, Rootfs, RuntimeSpec, Tmpfs, User
-from udocker.engines import preload, proot, proottrial
+from udocker.engines import proot, proottrial
+from udocker.engines.rebase import preload
 from udocker.errors import StartError
 from udocker.host import loader
 from udocker.host.probe import Host

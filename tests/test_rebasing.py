@@ -9,9 +9,9 @@ import textwrap
 
 import pytest
 
-from udocker.engines.blinding import blinding
-from udocker.engines.preload import LOADERS
-from udocker.engines.rebasing import Rebasing
+from udocker.engines.rebase.blinding import blinding
+from udocker.engines.rebase.preload import LOADERS
+from udocker.engines.rebase.rebasing import Rebasing
 from udocker.host import elf
 
 LOADER = LOADERS.get(os.uname().machine, ("",))[0]
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not os.path.exists(LOADER), reason="needs a host
 PROGRAM = "int main(void) { return 42; }"
 KILL = """
     import os, signal, sys
-    from udocker.engines.rebasing import Rebasing
+    from udocker.engines.rebase.rebasing import Rebasing
 
     step, action, directory, root, loader, mode = sys.argv[1:]
     left = int(step)

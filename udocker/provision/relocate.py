@@ -6,7 +6,8 @@ import os
 import shutil
 
 from udocker.disk import store_error
-from udocker.engines import elfwriter, programs
+from udocker.engines import programs
+from udocker.engines.rebase import elfwriter
 from udocker.provision.place import LIBRARIES, ORIGINAL
 
 

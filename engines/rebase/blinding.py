@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from udocker.engines.elfwriter import Edit
+from udocker.engines.rebase.elfwriter import Edit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from udocker.engines.elffile import MACHINES, PT_INTERP, ElfFile
+from udocker.engines.rebase.elffile import MACHINES, PT_INTERP, ElfFile
 from udocker.errors import ProgramNotExecutable, ProgramNotFound
 from udocker.values import dataclass
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from udocker import disk, fastjson, trees
-from udocker.engines.journal import Unlocked
+from udocker.engines.rebase.journal import Unlocked
 from udocker.errors import StartError
 from udocker.values import dataclass
 

@@ -11,7 +11,7 @@ import os
 import stat
 
 from udocker import disk, fastjson
-from udocker.engines.elfwriter import Change, Edit
+from udocker.engines.rebase.elfwriter import Change, Edit
 from udocker.errors import StoreError
 from udocker.values import dataclass
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 
-from udocker.engines import elffile, programs
-from udocker.engines.elffile import ElfFile
+from udocker.engines import programs
+from udocker.engines.rebase import elffile
+from udocker.engines.rebase.elffile import ElfFile
 from udocker.errors import UdockerError
 from udocker.host import ldcache, ldconf
 from udocker.values import dataclass

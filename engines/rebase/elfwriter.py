@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from udocker.engines.elffile import (
+from udocker.engines.rebase.elffile import (
     DT_DEBUG,
     DT_NEEDED,
     DT_RPATH,

@@ -13,11 +13,11 @@ import errno
 import os
 
 from udocker import disk, fastjson
-from udocker.engines import elfwriter
-from udocker.engines.blinding import blinding
-from udocker.engines.elffile import MACHINES, ElfFile
-from udocker.engines.elfwriter import Change
-from udocker.engines.journal import Journal, Opened, replace_link
+from udocker.engines.rebase import elfwriter
+from udocker.engines.rebase.blinding import blinding
+from udocker.engines.rebase.elffile import MACHINES, ElfFile
+from udocker.engines.rebase.elfwriter import Change
+from udocker.engines.rebase.journal import Journal, Opened, replace_link
 from udocker.errors import StartError, UdockerError
 from udocker.host.root import Root
 from udocker.values import dataclass, replace
