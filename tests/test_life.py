@@ -152,15 +152,14 @@ def test_a_killed_monitor_takes_the_program_along(user, image, name, engine):
 
 def test_the_caller_gets_its_shell_back_and_its_streams(user, image, name):
     """`id=$(udocker run -d ...)` ends only when nobody holds the pipe any more."""
-    begun = time.monotonic()
     read, write = os.pipe()
-    command = [user.python, "-m", "udocker", "run", "-d", f"--name={name}", image, "sleep", "30"]
+    command = [user.python, "-m", "udocker", "run", "-d", f"--name={name}", image, "sleep", "900"]
     process = user.popen(command, stdout=write, stderr=write, stdin=subprocess.DEVNULL)
     os.close(write)
     with os.fdopen(read) as said:
         assert len(said.read()) == 33
-    assert process.wait(10) == 0
-    assert time.monotonic() - begun < 20
+    assert process.wait(60) == 0
+    assert status(user, name) == "running"
 
 
 def test_the_monitor_is_a_daemon_that_holds_nothing_of_its_caller(user, image, name):
@@ -274,15 +273,15 @@ def test_stop_asks_as_the_container_wishes_and_kills_what_does_not_end(user, ima
 
 
 def test_several_are_stopped_at_the_same_time(user, image):
-    names = ["s1", "s2", "s3"]
+    names = ["s1", "s2", "s3", "s4", "s5"]
     for name in names:
         detach(user, name, image, f"trap '' TERM; echo; {LOOP}")
         until(lambda name=name: user.udocker("logs", name).stdout)
     begun = time.monotonic()
-    done = user.udocker("stop", "-t", "3", "s1", "nowhere", "s2", "s3", check=False)
-    assert time.monotonic() - begun < 9
+    done = user.udocker("stop", "-t", "4", "s1", "nowhere", *names[1:], check=False)
+    assert time.monotonic() - begun < 4 * len(names)
     assert (done.returncode, done.stdout.split()) == (1, names)
-    assert user.udocker("wait", *names).stdout == "137\n" * 3
+    assert user.udocker("wait", *names).stdout == "137\n" * len(names)
     user.udocker("rm", *names)
 
 
@@ -383,10 +382,8 @@ def test_replace_takes_the_place_of_what_has_the_name(user, image, name):
 
 
 def test_a_run_that_takes_too_long_is_killed(user, image, name):
-    begun = time.monotonic()
-    words = ["run", f"--name={name}", "--timeout=1", image, "sleep", "100"]
+    words = ["run", f"--name={name}", "--timeout=1", image, "sleep", "900"]
     assert user.udocker(*words, check=False).returncode == 137
-    assert time.monotonic() - begun < 20
     user.udocker("rm", name)
     detach(user, name, image, "sleep 100", "--timeout=1")
     assert user.udocker("wait", name).stdout == "137\n"
