@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from udocker.nvidia.devices.mig import MigDevice
 
 DIRECTORY = "/proc/driver/nvidia/gpus"
+MISSING = "missing"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Gpu:
     mig: tuple[MigDevice, ...] = ()
     """Its parts, of a GPU in MIG mode; programs use them and not the whole."""
     denial: str = ""
-    """Why it is not accessible: `missing`, `not permitted`, ..."""
+    """Why it is not accessible: `MISSING`, `not permitted`, ..."""
+    group: str = ""
+    """The group whose members alone may open it, where this user is none."""
 
     @property
     def node(self) -> str:
@@ -65,7 +68,7 @@ def _read_gpu(host: Host, name: str) -> Gpu | None:
     ):
         return None
     number, uuid = int(minor), facts.get("GPU UUID", "")
-    denial = _denial(host.path(f"/dev/nvidia{number}"))
+    denial, group = _denial(host.path(f"/dev/nvidia{number}"))
     return Gpu(
         pci=name.lower(),
         minor=number,
@@ -74,6 +77,7 @@ def _read_gpu(host: Host, name: str) -> Gpu | None:
         accessible=not denial,
         mig=_parts(host, number),
         denial=denial,
+        group=group,
     )
 
 
@@ -85,22 +89,23 @@ def _parts(host: Host, number: int) -> tuple[MigDevice, ...]:
     return mig.find_devices(host, number)
 
 
-def _denial(path: str) -> str:
-    """Return why a device cannot be opened; empty when it can.
+def _denial(path: str) -> tuple[str, str]:
+    """Return why a device cannot be opened, and the group that may; both empty when it can.
 
     access(2) asks the device cgroup as open(2) does (`inode_permission` in fs/namei.c), but does
     not wake a sleeping GPU, which takes seconds where no persistence daemon runs.
     """
     if os.access(path, os.R_OK | os.W_OK):
-        return ""
+        return "", ""
     try:
         status = os.stat(path)
     except OSError:
-        return "missing"
+        return MISSING, ""
     group_only = status.st_mode & 0o066 == 0o060
     if group_only and status.st_gid not in (os.getegid(), *os.getgroups()):
-        return f"for group {_group_name(status.st_gid)} only, of which this user is not"
-    return "not permitted"
+        name = _group_name(status.st_gid)
+        return f"for group {name} only, of which this user is not", name
+    return "not permitted", ""
 
 
 def _group_name(gid: int) -> str:

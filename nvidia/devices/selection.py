@@ -7,7 +7,6 @@ in MIG mode stands for its parts: in an answer its `mig` holds those that are me
 from __future__ import annotations
 
 from udocker.errors import GpuError
-from udocker.nvidia.devices import gpus as known_gpus
 from udocker.nvidia.devices.gpus import Gpu, pci_key
 from udocker.values import replace
 
@@ -22,8 +21,6 @@ _ORDINALS = (CUDA_VARIABLE, "GPU_DEVICE_ORDINAL")
 """Variables that count the GPUs that a job may open; Slurm sets both alike."""
 _GLOBAL = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 """Variables that count all GPUs of the node."""
-_NO_DEVICES = ("", "-1", "NoDevFiles", "none", "void")
-"""Values of `CUDA_VISIBLE_DEVICES` by which batch systems say: none."""
 UNSELECTIVE = ("auto", "try", "all")
 """Selections that take every GPU of the job."""
 _UUID_LENGTH = len("GPU-00000000-0000-0000-0000-000000000000")
@@ -37,13 +34,17 @@ def of_job(gpus: tuple[Gpu, ...], environment: Mapping[str, str]) -> tuple[Gpu, 
     part that NVML has not been asked for may be that of any part.
     """
     accessible = _openable(gpus)
-    for variable in _ORDINALS:
-        if variable in environment:
-            return _visible(environment[variable], accessible)
-    for variable in _GLOBAL:
-        if environment.get(variable):
-            return _of_slurm(environment[variable], gpus, accessible)
-    return accessible
+    variable = narrowing_variable(environment)
+    if variable in _ORDINALS:
+        return _visible(environment[variable], accessible)
+    return _of_slurm(environment[variable], gpus, accessible) if variable else accessible
+
+
+def narrowing_variable(environment: Mapping[str, str]) -> str:
+    """Return the name of the variable that tells which GPUs are the job's; empty: none does."""
+    told = [name for name in _ORDINALS if name in environment]
+    told += [name for name in _GLOBAL if environment.get(name)]
+    return next(iter(told), "")
 
 
 def _openable(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
@@ -118,7 +119,9 @@ def select(
         return ()
     job = of_job(gpus, environment)
     if not job:
-        raise _no_gpu(gpus, environment)
+        from udocker.nvidia.devices import refusal
+
+        raise refusal.no_gpu(gpus, environment, narrowing_variable(environment))
     if request in UNSELECTIVE:
         return _openable(gpus) if CUDA_VARIABLE in environment else job
     chosen: list[Gpu] = []
@@ -201,41 +204,9 @@ def _unknown(word: str, job: tuple[Gpu, ...], *, whole_names: bool) -> GpuError:
         return GpuError(
             f"gpu: {word}: NVML, which knows the UUIDs of parts of GPUs, cannot be asked", hint=hint
         )
-    whole = "; NVIDIA_VISIBLE_DEVICES takes whole UUIDs only" if whole_names else ""
+    shortened = whole_names and _is_shortened(word)
+    whole = "; NVIDIA_VISIBLE_DEVICES takes whole UUIDs only" if shortened else ""
     return GpuError(f"gpu: {word!r} is not one GPU of this job{whole}", hint=hint)
-
-
-def _no_gpu(gpus: tuple[Gpu, ...], environment: Mapping[str, str]) -> GpuError:
-    causes = []
-    visible = environment.get(CUDA_VARIABLE)
-    if visible is not None and visible.strip() in _NO_DEVICES:
-        causes.append(f"{CUDA_VARIABLE} is {visible.strip() or 'empty'}")
-    elif visible is not None and any(gpu.accessible for gpu in gpus):
-        causes.append(f"{CUDA_VARIABLE} is {visible!r}, which names none of them")
-    closed: dict[str, list[Gpu]] = {}
-    for gpu in gpus:
-        if not gpu.accessible:
-            closed.setdefault(gpu.denial or "not permitted", []).append(gpu)
-    causes += [f"{_nodes(these)} {why}" for why, these in closed.items()]
-    causes += [
-        f"no MIG part of {gpu.node} permitted"
-        for gpu in gpus
-        if gpu.accessible and gpu.mig and not any(part.accessible for part in gpu.mig)
-    ]
-    if not gpus:
-        causes.append(f"the driver lists none in {known_gpus.DIRECTORY}")
-    job = environment.get("SLURM_JOB_ID")
-    who = f"job {job}" if job else "this session"
-    way_out = "ask Slurm for one: --gres=gpu:1" if job else "Try: srun --gres=gpu:1 udocker run …"
-    return GpuError(f"gpu: {who} has no GPU ({'; '.join(causes)})", hint=way_out)
-
-
-def _nodes(gpus: list[Gpu]) -> str:
-    """Return the names of the nodes, many with neighbouring numbers as `/dev/nvidia0..7`."""
-    minors = sorted(gpu.minor for gpu in gpus)
-    if len(minors) > 2 and minors[-1] - minors[0] == len(minors) - 1:
-        return f"/dev/nvidia{minors[0]}..{minors[-1]}"
-    return ", ".join(gpu.node for gpu in gpus)
 
 
 def visible_devices(
@@ -250,7 +221,8 @@ def visible_devices(
         visible = environment.get(CUDA_VARIABLE)
         if visible is not None:
             return ((CUDA_VARIABLE, visible),)
-        if not any(environment.get(variable) for variable in (*_ORDINALS, *_GLOBAL)):
+        # which parts of GPUs are the job's, the other variables do not tell
+        if any(gpu.mig for gpu in gpus) or not narrowing_variable(environment):
             return ()
     uuids = [part.uuid for gpu in gpus for part in gpu.mig or (gpu,)]
     # without UUIDs: the container has only the nodes of `gpus`, so that all are meant

@@ -13,6 +13,7 @@ from gpu.drivertree import uuid
 from udocker.errors import GpuError
 from udocker.nvidia.devices import selection
 from udocker.nvidia.devices.gpus import Gpu, find_gpus
+from udocker.nvidia.devices.mig import MigDevice
 from udocker.values import replace
 
 # Four GPUs, the third another job's. PCI order is the reverse of the order of minors.
@@ -20,6 +21,10 @@ GPUS = tuple(
     Gpu(drivertree.pci(minor), minor, uuid(minor), "NVIDIA Fake GPU", minor != 1)
     for minor in (3, 2, 1, 0)
 )
+
+
+def closed(denial, group=""):
+    return tuple(replace(gpu, accessible=False, denial=denial, group=group) for gpu in GPUS)
 
 
 def minors(gpus):
@@ -175,7 +180,8 @@ def test_an_unknown_gpu_is_an_error_that_lists_the_known_ones(word):
         (GPUS[2:3], {"SLURM_JOB_ID": "4711"}, ["job 4711", "/dev/nvidia1 not permitted"]),
         (GPUS, {"CUDA_VISIBLE_DEVICES": "7"}, ["'7', which names none"]),
         (tuple(replace(g, accessible=False) for g in GPUS), {}, ["/dev/nvidia0..3 not permitted"]),
-        ((), {}, ["lists none"]),
+        (GPUS, {"GPU_DEVICE_ORDINAL": ""}, ["(GPU_DEVICE_ORDINAL is empty;"]),
+        (GPUS, {"SLURM_JOB_GPUS": "1"}, ["SLURM_JOB_GPUS is '1', which names none"]),
     ],
 )
 def test_a_job_without_gpu_is_told_why(gpus, environment, words):
@@ -183,6 +189,29 @@ def test_a_job_without_gpu_is_told_why(gpus, environment, words):
         selection.select(gpus, "all", environment)
     assert all(word in caught.value.message for word in words), caught.value.message
     assert "--gres=gpu:1" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words", "hint"),
+    [
+        ((), "lists none", "dmesg says why"),
+        (closed("missing"), "/dev/nvidia0..3 missing", "nvidia-modprobe -u -c3 -c2 -c1 -c0`"),
+        (closed("for group video only", "video"), "group video", "usermod -aG video USER"),
+    ],
+)
+@pytest.mark.parametrize("environment", [{}, {"SLURM_JOB_ID": "1", "CUDA_VISIBLE_DEVICES": "0"}])
+def test_where_no_job_would_help_the_cure_is_another(gpus, words, hint, environment):
+    with pytest.raises(GpuError, match=words) as caught:
+        selection.select(gpus, "all", environment)
+    assert hint in caught.value.hint
+
+
+def test_only_shortened_names_are_told_to_be_too_short():
+    hint = "whole UUIDs only"
+    for word, told in (("7", False), ("0:0", False), (uuid(0)[:12], True)):
+        with pytest.raises(GpuError) as caught:
+            selection.select(GPUS, word, {}, whole_names=True)
+        assert (hint in caught.value.message) is told
 
 
 @pytest.mark.parametrize(
@@ -195,6 +224,14 @@ def test_a_job_without_gpu_is_told_why(gpus, environment, words):
 )
 def test_the_jobs_own_variable_passes_unless_narrowed(request_, environment, expected):
     assert selection.visible_devices(GPUS[:1], request_, environment) == expected
+
+
+def test_slurms_numbers_leave_parts_of_gpus_to_cuda():
+    whole = GPUS[0]
+    parted = replace(GPUS[1], mig=(MigDevice(7, 0, (), True), MigDevice(8, 0, (), True)))
+    environment = {"SLURM_JOB_GPUS": "0,1"}
+    chosen = selection.select((whole, parted), "all", environment)
+    assert selection.visible_devices(chosen, "all", environment) == ()
 
 
 def test_gpus_without_uuid_are_all_that_the_container_has():

@@ -172,8 +172,7 @@ def _obstacle(gpu: Gpu, environment: Mapping[str, str]) -> str:
 
 
 def _unnamed(environment: Mapping[str, str]) -> str:
-    names = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
-    variable = next((name for name in names if name in environment), "")
+    variable = selection.narrowing_variable(environment)
     return f"not in {variable}={environment[variable]}" if variable else "not this job's"
 
 
