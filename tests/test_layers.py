@@ -47,8 +47,9 @@ LAYERS = (
 )
 GATES = {
     "click": ("udocker.cli", "udocker.commands.*"),
-    "requests": ("udocker.registry.connection",),
-    "urllib3": ("udocker.registry.connection",),  # what requests is made of
+    "requests": ("udocker.registry.proxied",),
+    "urllib3": ("udocker.registry.proxied",),  # what requests is made of
+    "certifi": ("udocker.registry.certificates",),  # what requests trusts
     "tomllib": ("udocker.registry.toml",),  # of the standard library from Python 3.11 on
     "tomli": ("udocker.registry.toml",),
     "elftools": ("udocker.host.elf",),
@@ -291,8 +292,8 @@ def test_the_rule_of_layers_tells_good_from_bad(importer, target, fault):
 @pytest.mark.parametrize(
     ("importer", "target", "allowed"),
     [
-        ("udocker.registry.connection", "requests.adapters", True),
-        ("udocker.registry.client", "requests", False),
+        ("udocker.registry.proxied", "requests.adapters", True),
+        ("udocker.registry.connection", "requests", False),
         ("udocker.commands.run", "click", True),
         ("udocker.commands_of_mine", "click", False),
         ("udocker.oci", "hashlib", True),

@@ -22,16 +22,16 @@ def context(
     *,
     directory: str = "",
     insecure: bool = False,
-    fallback: str = "",
 ) -> ssl.SSLContext:
     """Return how to speak TLS with a registry at `host`, which has its port if one is given.
 
-    Trusted are the authorities of $SSL_CERT_FILE, or else the system's (`fallback`, a file,
-    where it has none), and the `*.crt` of the registry's directory; its pairs of `*.cert` and
-    `*.key` are shown to the server. `directory` is used in place of the registry's own one.
+    Trusted are the authorities of $SSL_CERT_FILE, or else the system's (those of the package
+    certifi where it has none), and the `*.crt` of the registry's directory; its pairs of `*.cert`
+    and `*.key` are shown to the server. `directory` is used in place of the registry's own one.
     Raises UsageError for a file that is missing or broken.
     """
-    made = _base(environment, fallback)
+    made = _base(environment)
+    made.set_alpn_protocols(["http/1.1"])
     if insecure:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
@@ -60,7 +60,7 @@ def registry_directory(host: str, environment: Mapping[str, str]) -> str:
     return ""
 
 
-def _base(environment: Mapping[str, str], fallback: str) -> ssl.SSLContext:
+def _base(environment: Mapping[str, str]) -> ssl.SSLContext:
     for name in _FILE_VARIABLES:
         path = environment.get(name)
         if path and not os.path.exists(path):
@@ -71,9 +71,18 @@ def _base(environment: Mapping[str, str], fallback: str) -> ssl.SSLContext:
     # From Python 3.13 on certificates without key identifiers are refused, which the own ones
     # of many sites do not have; no other client of registries is as strict.
     made.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
-    if fallback and not made.cert_store_stats()["x509_ca"]:
-        made.load_verify_locations(fallback)
+    if not made.cert_store_stats()["x509_ca"]:
+        _trust_package(made)
     return made
+
+
+def _trust_package(made: ssl.SSLContext) -> None:
+    """Trust the authorities of the package certifi, which `requests` comes with."""
+    try:
+        import certifi
+    except ImportError:  # as packed by a distribution, whose own authorities count
+        return
+    made.load_verify_locations(certifi.where())
 
 
 def _only(path: str) -> ssl.SSLContext:

@@ -1,4 +1,4 @@
-"""Requests and answers of HTTP, as they pass. The only user of `requests`.
+"""Requests and answers of HTTP, as they pass: straight to their servers, or through proxies.
 
 The process environment is never read: proxies and certificates come from the environment that
 the settings hold. Foreign exceptions end here.
@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import ssl
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from http.client import HTTPException
-
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError, InsecureRequestWarning
+from collections.abc import Mapping
+from http.client import HTTPException, InvalidURL
 
 from udocker import __version__, console
 from udocker.errors import RegistryError
 from udocker.registry import certificates
+from udocker.registry.direct import Direct
 from udocker.registry.faults import Unavailable, limits_told, no_answer, reason
 from udocker.registry.patience import Pace, Patience
 from udocker.registry.route import Route, shown
@@ -27,16 +22,32 @@ from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Protocol
+    from collections.abc import Iterator
+    from typing import Protocol
 
-    class Body(Protocol):
-        """What a request brings, of a known length of 1 or more, from its start at every turn."""
+    from udocker.registry.direct import Data
+    from udocker.registry.proxied import Proxied
 
-        def __len__(self) -> int:
-            """Return the length in bytes."""
+    class Answer(Protocol):
+        """The head of an answer, and its body as it comes."""
 
-        def __iter__(self) -> Iterator[bytes]:
-            """Yield all bytes."""
+        @property
+        def status(self) -> int:
+            """The status code."""
+
+        @property
+        def headers(self) -> Mapping[str, str]:
+            """The headers by their names, in whatever case."""
+
+        @property
+        def url(self) -> str:
+            """Who answers."""
+
+        def read1(self, most_bytes: int) -> bytes:
+            """Return what has come by now, undecoded; nothing at the end, or where it is cut."""
+
+        def close(self) -> None:
+            """Drop what has not been read."""
 
 
 CHUNK_BYTES = 256 << 10
@@ -57,12 +68,13 @@ class Trust:
 class Response:
     """The head of an answer, and its body as it comes. Close it, or use it with `with`."""
 
-    def __init__(self, answer: requests.Response, patience: Patience) -> None:
+    def __init__(self, answer: Answer, patience: Patience, *, bodiless: bool) -> None:
+        """`bodiless`: whatever length is announced, no body comes."""
         self._answer = answer
         self._patience = patience
-        self._bodiless = answer.request.method == "HEAD"
-        self.status = answer.status_code
-        self.headers: Mapping[str, str] = answer.headers
+        self._bodiless = bodiless
+        self.status = answer.status
+        self.headers = answer.headers
         self.url = answer.url
 
     def chunks(self) -> Iterator[bytes]:
@@ -80,24 +92,17 @@ class Response:
             if pace.is_dead(time.monotonic() - start, len(data)):
                 raise Unavailable(f"{shown(self.url)}: hardly anything comes any more")
             yield data
-        # `requests` below urllib3 2 takes an answer that was cut short for a whole one.
+        # http.client, which all of them are made of, takes what was cut short for a whole one.
         if came_bytes < (self.length_bytes or 0) and not self._bodiless:
             raise Unavailable(f"{shown(self.url)}: the answer breaks off")
 
     def _next(self) -> bytes:
         """Return what has come by now; nothing at the end only."""
-        raw: Any = self._answer.raw
         try:
-            if hasattr(raw, "read1"):
-                data: bytes = raw.read1(CHUNK_BYTES, decode_content=False)
-            else:  # urllib3 below 2.1, whose `read` waits for the last byte of all that it wants
-                data = raw._fp.read1(CHUNK_BYTES)
-                if not data:
-                    raw.release_conn()
-        except (HTTPError, HTTPException, OSError) as error:
-            why = reason(_root_cause(error))
-            raise Unavailable(f"{shown(self.url)}: the answer breaks off: {why}") from error
-        return data
+            return self._answer.read1(CHUNK_BYTES)
+        except (HTTPException, OSError) as error:
+            why = f"the answer breaks off: {reason(error)}"
+            raise Unavailable(f"{shown(self.url)}: {why}") from error
 
     def read(self, limit_bytes: int) -> bytes:
         """Return the body. Raises RegistryError for one of more than `limit_bytes`."""
@@ -164,8 +169,8 @@ class Connection:
         self._patience = patience
         self._debug = debug
         self._route = Route(environment)
-        self._context: ssl.SSLContext | None = None
-        self._session = self._new_session()
+        self._direct = Direct(self._tls)
+        self._proxied: Proxied | None = None
 
     def reopen(self) -> None:
         """Use new connections from here on; a forked process must call it.
@@ -173,15 +178,16 @@ class Connection:
         Closing only lets go of this process's descriptors: nothing is sent on the connections,
         which stay the parent's.
         """
-        self._session.close()
-        self._session = self._new_session()
+        self._direct.close()
+        if self._proxied:
+            self._proxied.close()
 
     def exchange(
         self,
         method: str,
         url: str,
         headers: Mapping[str, str],
-        data: Mapping[str, str] | bytes | Body | None = None,
+        data: Data = None,
         *,
         silence_s: float = 0.0,
     ) -> Response:
@@ -192,131 +198,63 @@ class Connection:
         """
         self.requests += 1
         patience, proxies = self._patience, self._route.proxies(url)
-        # urllib3 lets the time for connecting bound every send as well
+        # the time for connecting bounds every send as well
         connect_s = patience.read_timeout_s if silence_s else patience.connect_timeout_s
+        timeouts_s = connect_s, max(silence_s, patience.read_timeout_s)
         start = time.monotonic()
         try:
-            answer = self._session.request(
-                method,
-                url,
-                headers=dict(headers),
-                data=data,
-                stream=True,
-                allow_redirects=False,
-                timeout=(connect_s, max(silence_s, patience.read_timeout_s)),
-                proxies=proxies,
-            )
-        except (requests.RequestException, HTTPError, ValueError) as error:
+            answer = self._send(method, url, headers, data, timeouts_s, proxies)
+        except (OSError, HTTPException, ValueError, RegistryError) as error:
             failure = _failure(error, url, proxies)
             self._tell(method, url, failure.message.partition(": ")[2], start)
-            # The outer exceptions' texts hold whole URLs, and with them signatures.
             raise failure from failure.__cause__
-        told = f"{answer.status_code} {limits_told(answer.headers)}".rstrip()
+        told = f"{answer.status} {limits_told(answer.headers)}".rstrip()
         self._tell(method, url, told, start)
-        return Response(answer, patience)
+        return Response(answer, patience, bodiless=method == "HEAD")
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        data: Data,
+        timeouts_s: tuple[float, float],
+        proxies: dict[str, str],
+    ) -> Answer:
+        # A transport encoding would hide the bytes that the digest names.
+        own = {"User-Agent": f"udocker/{__version__}", "Accept-Encoding": "identity"}
+        if not proxies:
+            return self._direct.send(method, url, {**own, **headers}, data, timeouts_s)
+        if self._proxied is None:
+            from udocker.registry.proxied import Proxied
+
+            self._proxied = Proxied(self._tls, insecure=self._trust.insecure)
+        return self._proxied.send(method, url, {**own, **headers}, data, timeouts_s, proxies)
 
     def _tell(self, method: str, url: str, outcome: str, start: float) -> None:
         if self._debug:
             took_ms = (time.monotonic() - start) * 1000
             console.say(f"udocker: {method} {shown(url)}: {outcome} ({took_ms:.0f} ms)")
 
-    def _new_session(self) -> requests.Session:
-        session = requests.Session()
-        session.trust_env = False
-        session.headers.clear()
-        session.headers["User-Agent"] = f"udocker/{__version__}"
-        # A transport encoding would hide the bytes that the digest names.
-        session.headers["Accept-Encoding"] = "identity"
-        session.verify = not self._trust.insecure
-        if self._trust.insecure:
-            # Who asks for it is not to be told so at every request.
-            warnings.simplefilter("ignore", InsecureRequestWarning)
-        session.mount("http://", _Adapter(self._tls))
-        session.mount("https://", _Adapter(self._tls))
-        return session
-
     def _tls(self) -> ssl.SSLContext:
-        """Return how TLS is spoken; made when it is first needed, for that takes 20 ms."""
-        if self._context is None:
-            self._context = certificates.context(
-                self._host,
-                self._environment,
-                directory=self._trust.directory,
-                insecure=self._trust.insecure,
-                fallback=requests.utils.DEFAULT_CA_BUNDLE_PATH,
-            )
-            if urllib3.__version__.startswith("1."):  # type: ignore[attr-defined]
-                # It compares names itself, and cannot speak with an address where we want it too.
-                self._context.check_hostname = False
-        return self._context
-
-
-class _Adapter(HTTPAdapter):
-    """The pools of connections of `requests`, with a TLS context of ours."""
-
-    def __init__(self, tls: Callable[[], ssl.SSLContext]) -> None:
-        self._tls = tls
-        super().__init__(pool_maxsize=8)
-
-    def get_connection_with_tls_context(self, request: Any, *args: Any, **options: Any) -> Any:
-        """Return the pool for a request; of `requests` from 2.32 on."""
-        self._use_tls(request.url)
-        return super().get_connection_with_tls_context(request, *args, **options)
-
-    def get_connection(self, url: Any, proxies: Any = None) -> Any:
-        """Return the pool for an address; of `requests` before 2.32."""
-        self._use_tls(url)
-        return super().get_connection(url, proxies)
-
-    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        """Return the pools of connections that go through a proxy."""
-        if proxy.lower().startswith("https:"):
-            options["proxy_ssl_context"] = self._tls()
-        return super().proxy_manager_for(proxy, ssl_context=self._tls(), **options)
-
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Add no other certificates: the context knows them all."""
-
-    def _use_tls(self, url: str) -> None:
-        if url.startswith("https:"):
-            self.poolmanager.connection_pool_kw["ssl_context"] = self._tls()
+        """Return how TLS is spoken."""
+        return certificates.context(
+            self._host,
+            self._environment,
+            directory=self._trust.directory,
+            insecure=self._trust.insecure,
+        )
 
 
 def _failure(error: Exception, url: str, proxies: Mapping[str, str]) -> RegistryError:
     """Return what went wrong with a request, its `__cause__` what may be shown of why."""
-    proxy = next(iter(proxies.values()), "")
-    if not isinstance(error, ValueError):
-        cause = _root_cause(error)
-        failure = no_answer(url, cause, proxy)
-        failure.__cause__ = cause
+    if isinstance(error, RegistryError):
+        return error
+    if isinstance(error, (OSError, HTTPException)) and not isinstance(error, InvalidURL):
+        failure = no_answer(url, error, next(iter(proxies.values()), ""))
+        failure.__cause__ = error
         return failure
-    if "Missing dependencies for SOCKS" in str(error):
-        return RegistryError(
-            f"the proxy {shown(proxy)} speaks SOCKS, for which the package PySocks is needed",
-            hint="pip install 'udocker[socks]', or utils/bootstrap.sh --with socks",
-        )
     return RegistryError(
         f"{shown(url)}: this address, or its proxy, cannot be used",
         hint="proxies are http://host:port, https://..., socks4a://... or socks5h://...",
     )
-
-
-def _root_cause(error: Exception) -> BaseException:
-    """Return what the operating system, TLS or HTTP said, below what libraries made of it.
-
-    The first such exception is taken: further down may be one that our caller is handling.
-    Texts of the libraries' own exceptions hold whole URLs: none of them is returned.
-    """
-    below: BaseException | None = error
-    while below is not None:
-        plain = isinstance(below, (OSError, HTTPException))
-        if plain and not isinstance(below, requests.RequestException):
-            # PySocks has the system's own word inside its exceptions.
-            inner = getattr(below, "socket_err", None)
-            return inner if isinstance(inner, OSError) else below
-        if "CertificateError(" in repr(below):  # of urllib3 1, for another host's certificate
-            other = ssl.SSLCertVerificationError()
-            other.verify_message = "it is for another host, which does not match"
-            return other
-        below = below.__cause__ or below.__context__
-    return OSError()

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TypeVar
 
-    from udocker.registry.connection import Body, Response
+    from udocker.registry.connection import Response
+    from udocker.registry.direct import Body
     from udocker.registry.secret import Credentials
 
     T = TypeVar("T")

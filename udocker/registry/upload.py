@@ -18,7 +18,7 @@ from udocker.registry.transport import Answer, Request, Transport
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.reference import Reference
-    from udocker.registry.connection import Body
+    from udocker.registry.direct import Body
 
     Read = Callable[[int], Iterator[bytes]]
     """Yields a blob's bytes from an offset on."""
