@@ -447,7 +447,14 @@ def test_lists_of_referrers_have_pages_and_may_be_broken(case):
             proxy.add("/referrers/", lambda *_, broken=broken: Reply(200, headers, broken))
             done = verify(case, "--key", Signer().save(case.key + "2"), name)
             assert "list of referrers is broken" in done.stdout
-        proxy.add("/referrers/", page(*[other] * 6000, **more), times=4)
+        proxy.add("/referrers/", page(**more), times=9)
+        done = verify(case, "--key", case.key + "2", name)
+        assert "list of referrers does not end" in done.stdout
+        assert len(proxy.faults) == 7  # a page that has come before is not asked for again
+        proxy.faults.clear()
+        for number in range(4):
+            link = {"Link": more["Link"].replace("n=2", f"n={number}")}
+            proxy.add("/referrers/", page(*[other] * 6000, **link))
         done = verify(case, "--key", case.key + "2", name)
         assert "more than 16384 referrers" in done.stdout
 

@@ -148,7 +148,7 @@ class Client:
 
     def referrers(self, ref: Reference, digest: Digest) -> tuple[Referrer, ...]:
         """Return what the registry has that refers to the manifest `digest`, such as signatures."""
-        return self._first(ref, lambda at, there: referrers(at, there, digest, documents.next_page))
+        return self._first(ref, lambda at, there: referrers(at, there, digest))
 
     def _first(self, ref: Reference, ask: Callable[[Transport, Reference], T]) -> T:
         """Return what the first place answers that has an answer."""

@@ -11,7 +11,7 @@ from udocker import fastjson, oci
 from udocker.errors import IntegrityError, InvalidDocument, RegistryError
 from udocker.oci import Descriptor, Digest
 from udocker.reference import Reference, is_tag
-from udocker.registry.route import join, split
+from udocker.registry.pages import pages
 from udocker.registry.transport import Request, Transport
 from udocker.values import replace
 
@@ -19,9 +19,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from udocker.registry.transport import Answer
+
 ACCEPT = ", ".join((*oci.INDEX_TYPES, *oci.MANIFEST_TYPES))
 MAX_TAGS = 1 << 18
-MAX_TAG_PAGES = 1 << 12
 
 _KNOWN_TYPES = (*oci.INDEX_TYPES, *oci.MANIFEST_TYPES, *oci.DOCKER_SCHEMA1)
 
@@ -64,19 +65,18 @@ def manifest(
 
 def tags(transport: Transport, ref: Reference) -> list[str]:
     """Return the tags of a repository in the registry's order."""
-    path = f"/v2/{ref.repository}/tags/list"
-    found: list[str] = []
-    for _ in range(MAX_TAG_PAGES):
+
+    def ask(path: str) -> Answer:
         request = Request("GET", path, ref.repository, ref.name)
-        answer = transport.fetch(request, oci.MAX_DOCUMENT_BYTES)
+        return transport.fetch(request, oci.MAX_DOCUMENT_BYTES)
+
+    what = f"{ref.name}: the registry's list of tags"
+    found: list[str] = []
+    for answer in pages(ask, f"/v2/{ref.repository}/tags/list", what):
         found += _tags_of_page(answer.body, ref)
-        following = next_page(answer.headers.get("Link", ""), path)
-        if following is None:
-            return found
         if len(found) > MAX_TAGS:
-            break
-        path = following
-    raise RegistryError(f"{ref.name}: the registry's list of tags does not end")
+            raise RegistryError(f"{what} does not end")
+    return found
 
 
 def _manifest_request(method: str, ref: Reference, digest: Digest | None) -> Request:
@@ -147,16 +147,3 @@ def _tags_of_page(body: bytes, ref: Reference) -> list[str]:
     if not isinstance(tags, list) or not all(isinstance(t, str) and is_tag(t) for t in tags):
         raise RegistryError(f"{ref.name}: the registry's list of tags is not one")
     return tags
-
-
-def next_page(link: str, path: str) -> str | None:
-    """Return path and query of the page after `path`, by its header `Link`; None: there is none.
-
-    Source: distribution-spec, "Listing Tags"; RFC 8288.
-    """
-    target, bracket, parameters = link.strip().partition(">")
-    if not bracket or target[:1] != "<" or "next" not in parameters:
-        return None
-    # Only path and query are taken: a list does not go on at another server.
-    parts = split(join(path, target[1:]))
-    return f"{parts.path}?{parts.query}" if parts.path.startswith("/v2/") else None

@@ -9,14 +9,13 @@ from udocker import fastjson, oci
 from udocker.errors import ImageNotFound, InvalidDocument, RegistryError
 from udocker.oci import Descriptor, Digest
 from udocker.reference import Reference
+from udocker.registry.pages import pages
 from udocker.registry.transport import Request
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from udocker.registry.transport import Transport
+    from udocker.registry.transport import Answer, Transport
 
 _ACCEPT = (("Accept", oci.OCI_INDEX),)
 MAX_REFERRERS = 1 << 14
@@ -36,26 +35,26 @@ def referrers(
     transport: Transport,
     ref: Reference,
     digest: Digest,
-    next_page: Callable[[str, str], str | None],
 ) -> tuple[Referrer, ...]:
     """Return what refers to the manifest `digest` in the repository of `ref`.
 
     A registry that does not know the API has a list under a tag, or nothing.
-    `next_page(link, path)` reads the header `Link`.
     """
-    path: str | None = f"/v2/{ref.repository}/referrers/{digest}"
     subject = f"referrers of {ref.name}@{digest}"
     found: list[Referrer] = []
-    while path is not None:
+
+    def ask(path: str) -> Answer:
         accepted = (200,) if found else (200, *_UNKNOWN)
         request = Request("GET", path, ref.repository, subject, _ACCEPT, accepted)
-        answer = transport.fetch(request, oci.MAX_DOCUMENT_BYTES)
+        return transport.fetch(request, oci.MAX_DOCUMENT_BYTES)
+
+    what = f"{ref.name}: the registry's list of referrers"
+    for answer in pages(ask, f"/v2/{ref.repository}/referrers/{digest}", what):
         if answer.status != 200:
             return _under_tag(transport, ref, digest)
         found += _entries(answer.body, ref)
         if len(found) > MAX_REFERRERS:
             raise RegistryError(f"{ref.name}: more than {MAX_REFERRERS} referrers")
-        path = next_page(answer.headers.get("Link", ""), path)
     return tuple(found)
 
 

@@ -8,6 +8,7 @@ Registry API 1, "Search"; distribution, docs/spec/api.md, "Listing Repositories"
 
 from __future__ import annotations
 
+from functools import partial
 from urllib.parse import urlencode
 
 from udocker import fastjson
@@ -16,8 +17,8 @@ from udocker.oci import MAX_DOCUMENT_BYTES
 from udocker.reference import HUB
 from udocker.registry.client import Client
 from udocker.registry.connection import Trust
-from udocker.registry.documents import next_page
 from udocker.registry.faults import printable
+from udocker.registry.pages import pages
 from udocker.registry.transport import Request, Transport
 from udocker.values import dataclass
 
@@ -115,15 +116,11 @@ def _first_api(at: Transport, term: str, limit: int) -> Iterator[Found]:
 
 
 def _catalog(at: Transport, term: str, _: int) -> Iterator[Found]:
-    path: str | None = f"/v2/_catalog?n={_CATALOG_PAGE}"
-    for _ in range(_MAX_PAGES):
-        if path is None:
-            return
-        answer = _ask(at, path)
+    what = f"{at.host}: the registry's list of repositories"
+    for answer in pages(partial(_ask, at), f"/v2/_catalog?n={_CATALOG_PAGE}", what):
         for name in _list(_members(answer, at).get("repositories"), at):
             if isinstance(name, str) and term.lower() in name:
                 yield Found(printable(name))
-        path = next_page(answer.headers.get("Link", ""), path)
 
 
 def _results(members: dict[str, Any], at: Transport, name: str, text: str) -> Iterator[Found]:
