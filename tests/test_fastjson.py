@@ -20,6 +20,17 @@ def test_what_is_written_is_read_back_by_both_readers(document):
     assert fastjson.loads(text) == json.loads(text) == document
 
 
+@pytest.mark.parametrize("value", [{1, 2}, b"x", [object()], float("nan"), [float("inf")]])
+def test_what_has_no_form_in_json_is_not_written(value):
+    with pytest.raises((TypeError, ValueError)):
+        fastjson.dumps(value)
+
+
+def test_tuples_and_fractions_are_written_as_json_does():
+    value = {"a": (1, 2.5, True), "b": "\udcff\n\u00e9"}
+    assert fastjson.dumps(value) == json.dumps(value, separators=(",", ":"))
+
+
 @given(st.binary(max_size=200) | st.text(max_size=200))
 def test_any_bytes_are_a_value_or_a_value_error(data):
     try:

@@ -1,8 +1,8 @@
 """JSON without the 15 ms that importing `json` (and `re` with it) adds to start-up.
 
-The reader is the C scanner that `json` itself uses; it is strict where `json` is lax:
-a repeated key or text after the value is an error. Where an interpreter has no such
-scanner, `json` answers.
+Reader and writer are those in C that `json` itself uses; the reader is strict where `json` is
+lax: a repeated key or text after the value is an error. Where an interpreter has none in C,
+`json` answers.
 """
 
 from __future__ import annotations
@@ -60,21 +60,15 @@ def loads(data: bytes | str) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """Return `value` (None, bool, int, str, list, tuple, dict) as compact JSON."""
-    if _json is None or isinstance(value, float):  # pragma: no cover
+    """Return `value` (None, bool, int, float, str, list, tuple, dict) as compact JSON."""
+    if _json is None:  # pragma: no cover
         import json
 
         return json.dumps(value, separators=(",", ":"))
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return _json.encode_basestring_ascii(value)
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{dumps(k)}:{dumps(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(dumps, value)) + "]"
+    options = (None, ":", ",", False, False, False)
+    encode = _json.make_encoder(None, _refuse, _json.encode_basestring_ascii, *options)
+    return "".join(encode(value, 0))
+
+
+def _refuse(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
