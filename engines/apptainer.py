@@ -20,7 +20,7 @@ from udocker.containers import features
 from udocker.containers.spec import Launch
 from udocker.engines import executable, launching, programs, rehearsal, supervise
 from udocker.engines.external import ExternalEngine
-from udocker.engines.layout import View, mounts, text_files, view, with_submounts
+from udocker.engines.layout import Points, View, mounts, text_files, view, with_submounts
 from udocker.engines.userns import SCRIPT
 from udocker.errors import StartError, UdockerError
 
@@ -144,8 +144,9 @@ class ApptainerEngine(ExternalEngine):
         if spec.hostname:
             yield from ("--uts", "--hostname", spec.hostname)
         yield from ("--pwd", spec.process.cwd)
+        points = Points()
         for mount in view(spec).placed:
-            yield from _mount_words(mount)
+            yield from _mount_words(mount, points)
         yield from (os.path.realpath(spec.rootfs.tree), *spec.process.args)
 
     def _environment(self, spec: RuntimeSpec) -> Iterator[tuple[str, str]]:
@@ -191,12 +192,12 @@ class SingularityEngine(ApptainerEngine):
     name = "singularity"
 
 
-def _mount_words(mount: Mount) -> Iterator[str]:
+def _mount_words(mount: Mount, points: Points) -> Iterator[str]:
     """Yield the words for a mount; the host's /proc, /sys and /dev it shows by itself."""
     base = any(mount.destination == d or mount.destination.startswith(f"{d}/") for d in _BASE)
     if mount.kind != "bind" or (base and mount.source == mount.destination):
         return
-    for part in with_submounts(mount) if mount.readonly else (mount,):
+    for part in with_submounts(mount, points) if mount.readonly else (mount,):
         fields = ["type=bind", f"source={part.source}", f"destination={part.destination}"]
         fields += ["ro"] if part.readonly else []
         yield from ("--mount", ",".join(map(_field, fields)))

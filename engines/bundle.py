@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from udocker import fastjson
-from udocker.engines.layout import NODES, Mount, submounts, text_files, view, with_submounts
+from udocker.engines.layout import NODES, Mount, Points, text_files, view, with_submounts
 from udocker.errors import StartError
 
 TYPE_CHECKING = False
@@ -38,6 +38,10 @@ _ARCHITECTURES = {
     "aarch64": ("SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"),
 }
 """Calls of other kinds end the program, so 32-bit ones are named too. Source: seccomp_init(3)."""
+
+
+_ODD = "\\ud"
+"""What JSON says for half a character: of a pair, or of bytes that are no UTF-8."""
 
 
 def files(spec: RuntimeSpec, text: str) -> tuple[tuple[str, str], ...]:
@@ -71,8 +75,10 @@ def config(
         document["hostname"] = spec.hostname
     if faked:
         document["linux"]["seccomp"] = _fake_root()
-    _check_text(document)
-    return fastjson.dumps(document)
+    text = fastjson.dumps(document)
+    if _ODD in text:
+        _check_text(document)
+    return text
 
 
 def _process(
@@ -111,7 +117,7 @@ def _linux(spec: RuntimeSpec) -> dict[str, Any]:
 
 
 def _mounts(seen: View, *, terminal: bool) -> Iterator[dict[str, Any]]:
-    ours = {mount.destination for mount in seen.placed}
+    ours, points = {mount.destination for mount in seen.placed}, Points()
     for mount in seen.placed:
         if mount.destination in _made_by_runtimes() or mount.destination.startswith(_REFUSED):
             continue
@@ -119,11 +125,11 @@ def _mounts(seen: View, *, terminal: bool) -> Iterator[dict[str, Any]]:
             yield _mount(_TERMINALS, "devpts", "devpts", _OWN_TERMINALS)
         elif mount.kind == "bind" and mount.readonly:
             # `ro` holds for one mount, and runtimes before 2022 know no `rro` for all of them
-            for part in with_submounts(mount):
+            for part in with_submounts(mount, points):
                 if part is mount or part.destination not in ours:
-                    yield _bind(part)
+                    yield _bind(part, points)
         elif mount.kind == "bind":
-            yield _bind(mount)
+            yield _bind(mount, points)
         else:
             options = ["nosuid", "nodev", *filter(None, mount.options.split(","))]
             yield _mount(mount.destination, mount.kind, mount.kind, options)
@@ -141,11 +147,11 @@ def _made_by_runtimes() -> tuple[str, ...]:
     return tuple(f"/dev/{name}" for name in NODES)
 
 
-def _bind(mount: Mount) -> dict[str, Any]:
+def _bind(mount: Mount, points: Points) -> dict[str, Any]:
     source = os.path.realpath(mount.source)
     # Never without the mounts below, which nobody may uncover in a user namespace; but not
     # with the container's own, where it lies there: it would show in itself.
-    kind = "rbind" if any(submounts(source)) else "bind"
+    kind = "rbind" if any(points.below(source)) else "bind"
     options = [kind, "rslave", *(["ro", *_kept(source)] if mount.readonly else [])]
     return _mount(mount.destination, "bind", source, options)
 

@@ -228,26 +228,42 @@ def view(spec: RuntimeSpec) -> View:
     return seen
 
 
-def with_submounts(mount: Mount) -> Iterator[Mount]:
+def with_submounts(mount: Mount, points: Points) -> Iterator[Mount]:
     """Yield `mount` and the mounts below its source, one by one, for who makes each read-only."""
     yield mount
     top = os.path.realpath(mount.source)
-    for point in submounts(top):
+    for point in points.below(top):
         yield replace(mount, source=point, destination=mount.destination + point[len(top) :])
 
 
-def submounts(directory: str) -> tuple[str, ...]:
-    """Return the host paths of mounts below a directory (free of links), higher ones first.
+class Points:
+    """Where something is mounted on the host, read once: 200 mounts take 0.2 ms."""
 
-    A file has none: not to look for 40 of a GPU's saves 50 ms.
-    """
-    if not os.path.isdir(directory):
-        return ()
+    def __init__(self) -> None:
+        self._known: tuple[str, ...] | None = None
+
+    def below(self, directory: str) -> Iterator[str]:
+        """Yield the host paths of mounts below a directory (free of links), higher ones first.
+
+        A file has none.
+        """
+        if not os.path.isdir(directory):
+            return
+        if self._known is None:
+            self._known = tuple(dict.fromkeys(_mount_points()))
+        start = directory.rstrip("/") + "/"
+        for point in self._known:
+            if point.startswith(start) and os.access(point, os.F_OK):
+                yield point
+
+
+def _mount_points() -> Iterator[str]:
     with open("/proc/self/mountinfo", "rb") as file:
-        words = [line.split()[4] for line in file]
-    points = (os.fsdecode(word.decode("unicode_escape").encode("latin-1")) for word in words)
-    below = (point for point in points if point.startswith(directory.rstrip("/") + "/"))
-    return tuple(dict.fromkeys(point for point in below if os.access(point, os.F_OK)))
+        for line in file.read().splitlines():
+            word = line.split(b" ", 5)[4]
+            if b"\\" in word:  # as octal: blanks, for one
+                word = word.decode("unicode_escape").encode("latin-1")
+            yield os.fsdecode(word)
 
 
 def _components(path: str) -> list[str]:

@@ -1,10 +1,14 @@
 """OCI bundles: config.json as runc and crun read it, and where mounts go."""
 
+import ast
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
+import udocker
 from udocker.containers.spec import (
     Bind,
     ContainerEdits,
@@ -141,8 +145,26 @@ def test_a_volume_brings_the_mounts_below_it_but_not_the_container_itself(spec, 
     assert "rbind" not in found["/own"]["options"]
     readonly = ContainerEdits(binds=(Bind("/dev", "/host", readonly=True),))
     below = mounts(replace(spec, edits=readonly))
-    for point in layout.submounts("/dev"):
+    for point in layout.Points().below("/dev"):
         assert "ro" in below[f"/host{point[4:]}"]["options"]
+
+
+def test_the_mounts_of_the_host_are_listed_as_the_kernel_does_whatever_their_names(tmp_path):
+    place = tmp_path / "a b\tc\\d\n\udcff"
+    script = """
+import sys
+from udocker.engines import layout
+points, top = layout.Points(), sys.argv[1]
+open(top + "/file", "w").close()
+print(ascii([[*points.below(path)] for path in ("/", top, top + "/x", top + "/file")]))
+"""
+    inside = 'mkdir -p "$1/x" && mount -t tmpfs t "$1/x" && exec "$0" -c "$2" "$1"'
+    words = ["unshare", "-rm", "sh", "-euc", inside, sys.executable, os.fsencode(place), script]
+    env = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(udocker.__file__))}
+    done = subprocess.run(words, env=env, capture_output=True, timeout=60, check=True)
+    everywhere, *rest = ast.literal_eval(done.stdout.decode())
+    assert f"{place}/x" in everywhere and "/proc" in everywhere
+    assert rest == [[f"{place}/x"], [], []]
 
 
 def test_nothing_is_mounted_where_runc_refuses_it(spec, tmp_path):
