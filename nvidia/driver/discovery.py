@@ -263,11 +263,14 @@ class _Search:
                 f"/sys/module/nvidia says driver {module.version}, but /proc/driver/nvidia"
                 f" says {module.other_version}: taking {module.version}"
             )
+        cuda = f"libcuda.so.{module.version}"
+        if not any(cuda in shelf.names for shelf in self._shelves.values()):
+            return  # nobody gets the right one, as the driver's obstacle says
         searched = ldcache.default_directories(self._host.machine)
         for shelf in self._shelves.values():
             path = shelf.root.resolve(f"{shelf.directory}/libcuda.so.1")
             version = os.path.basename(path or "").partition(".so.")[2]
-            is_used = f"libcuda.so.{module.version}" in shelf.names or shelf.directory in searched
+            is_used = cuda in shelf.names or shelf.directory in searched
             if is_used and is_version(version) and version != module.version:
                 yield (
                     f"{shelf.directory}/libcuda.so.1 leads to version {version}, not to that of"

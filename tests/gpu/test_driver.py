@@ -117,9 +117,10 @@ def test_no_kernel_module_is_no_driver(machine):
 def test_an_update_without_reboot_is_told(machine):
     host = machine()
     drivertree.build_kernel(host.root, version="575.57.08")
-    obstacle = driver.find(host).obstacle
-    assert f"kernel driver is 575.57.08 but libcuda on disk is {V}" in obstacle
-    assert "without reboot" in obstacle
+    found = driver.find(host)
+    assert f"kernel driver is 575.57.08 but libcuda on disk is {V}" in found.obstacle
+    assert "without reboot" in found.obstacle
+    assert found.doubts == (), "no container gets the right one either"
 
 
 def test_a_driver_without_libraries_is_told(machine):
