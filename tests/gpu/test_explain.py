@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
+import subprocess
 import tarfile
 
 import pytest
 
 from gpu import drivertree
 from gpu.drivertree import MACHINE, VERSION, uuid
-from udocker.diagnosis import gpuimage
+from udocker.diagnosis import gpuimage, symbols
 from udocker.diagnosis.finding import FAIL, OK, WARN
+from udocker.host.loader import Loader
 from udocker.host.probe import Host
 from udocker.nvidia.wishes import GpuRequest
+from udocker.values import replace
 
 LIBRARIES = drivertree.LAYOUTS["deb"][0]
 
@@ -56,7 +60,8 @@ def test_a_sound_image_gets_the_driver_and_the_jobs_gpus(explain, machine, image
     assert about.capabilities == ("compute", "utility")
     assert [node.destination for node in about.plan.edits.device_nodes][0] == "/dev/nvidiactl"
     assert dict(about.plan.edits.env)["CUDA_VISIBLE_DEVICES"] == "0"
-    assert {f.key: f.text for f in checks(about).values() if f.status != OK} == {}
+    unwell = {f.key: f.text for f in checks(about).values() if f.status != OK}
+    assert set(unwell) <= {"image_symbols"}, "a C library of versions alone is not whole"
 
 
 def test_a_library_that_does_not_fit_is_left_out_with_the_reason(explain, needy, image):
@@ -67,6 +72,44 @@ def test_a_library_that_does_not_fit_is_left_out_with_the_reason(explain, needy,
     assert finding.status == WARN
     assert "1 left out: image glibc 2.17 is too old for libnvidia-nvvm.so.4" in finding.text
     assert "newer" in finding.fix
+
+
+def test_symbols_that_nothing_in_the_image_defines_are_told(explain, machine, image, linked):
+    host = machine()
+    body = "extern int v0, absent, other; extern int dispensable __attribute__((weak));"
+    body += "int *use[] = {&v0, &absent, &other, &dispensable};"  # the image's C library has v0
+    needy = linked(body, "libnvidia-opencl.so.1")
+    drivertree.write(host.root, f"{LIBRARIES}/libnvidia-opencl.so.{VERSION}", needy)
+    about = explain(host, image("GLIBC_2.99"))
+    lacking = dict(symbols.unresolved(about.verdicts, Loader(about.files, MACHINE)))
+    told = {verdict.soname: names for verdict, names in lacking.items()}
+    assert told["libnvidia-opencl.so.1"] == ("absent", "other")
+    finding = checks(about)["image_symbols"]
+    assert finding.status == WARN
+    assert "libnvidia-opencl.so.1 uses absent and 1 more" in finding.text
+    damaged = replace(about, verdicts=tuple(replace(v, source="/none") for v in about.verdicts))
+    assert checks(damaged)["image_symbols"].status == OK, "what cannot be read is told elsewhere"
+
+
+def test_symbols_of_a_brothers_and_of_the_images_libraries_are_there(
+    explain, machine, image, tmp_path
+):
+    host = machine()
+    build = ("gcc", "-shared", "-fPIC", "-nostdlib", "-x", "c", "-", "-L", str(tmp_path))
+    for soname, body, *links in (
+        ("libwayland-client.so.0", "int wl_proxy;"),
+        ("libnvidia-ml.so.1", "extern int wl_proxy; int *of_ml = &wl_proxy;", "libwayland-client"),
+        ("libcuda.so.1", "extern int *of_ml; int **use = &of_ml;", "libnvidia-ml"),
+    ):
+        output = f"{tmp_path}/{soname.partition('.')[0]}.so"
+        words = [f"-Wl,-soname,{soname}", "-o", output, *(f"-l:{name}.so" for name in links)]
+        subprocess.run([*build, *words], input=body.encode(), check=True)
+    for name in ("libnvidia-ml", "libcuda"):
+        shutil.copy(f"{tmp_path}/{name}.so", host.path(f"/{LIBRARIES}/{name}.so.{VERSION}"))
+    files = {
+        f"{LIBRARIES}/libwayland-client.so.0": (tmp_path / "libwayland-client.so").read_bytes()
+    }
+    assert checks(explain(host, image(files=files)))["image_symbols"].status == OK
 
 
 def test_an_image_too_old_for_cuda_is_fatal_and_every_verdict_is_there(explain, machine, image):
@@ -181,10 +224,18 @@ def test_a_user_reads_the_table_and_a_program_the_json(dressed, unprivileged, li
     keys = [check["key"] for check in json.loads(done.stdout)["checks"]]
     assert keys[0] == "driver"
     assert keys[-8:] == [
-        *("image_libc", "image_libraries", "image_driver", "requirements", "cuda_compat"),
+        *("image_libraries", "image_symbols", "image_driver", "requirements", "cuda_compat"),
         *("image_rdma", "image_mpi", "image_pmi"),
     ]
     missing = node("gpu", "explain", "other:2")
     assert missing.returncode == 1
     assert "no image 'other:2' here" in missing.stderr
     assert "udocker pull other:2" in missing.stderr
+    unknown = node("gpu", "doctor", "--json", "other:2")
+    assert unknown.returncode == 2
+    told = json.loads(unknown.stdout)["checks"]
+    assert [check["key"] for check in told if check["status"] == FAIL] == ["image"]
+    assert (told[-1]["text"], told[-1]["fix"]) == (
+        "no image 'other:2' here",
+        "udocker pull other:2",
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from udocker.diagnosis import gpunvml
+from udocker.diagnosis import gpunvml, symbols
 from udocker.diagnosis.finding import FAIL, OK, WARN, Finding
 from udocker.errors import GpuError
 from udocker.host.loader import Loader
@@ -36,6 +36,8 @@ class Explanation:
     obstacle: policy.Obstacle | None
     """Why no library of the host can be loaded; None: there is a glibc for it."""
     machine: str
+    files: Root
+    """The image's."""
     capabilities: tuple[str, ...] = ()
     driver: Driver | None = None
     verdicts: tuple[Verdict, ...] = ()
@@ -71,6 +73,7 @@ def explain(
         glibc=glibc,
         obstacle=None if glibc else policy.obstacle_of(loader),
         machine=host.machine,
+        files=image,
         driver=found,
     )
     try:
@@ -148,6 +151,7 @@ def findings(about: Explanation) -> Iterator[Finding]:
     if about.driver is None or about.driver.obstacle or not about.verdicts:
         return
     yield _libraries(about)
+    yield _symbols(about)
     yield _baked(about)
     yield _requirements(about)
     yield Finding("cuda_compat", OK, about.compat.reason or "the image has no cuda-compat")
@@ -172,6 +176,19 @@ def _libraries(about: Explanation) -> Finding:
         text = f"{brought} are brought, {len(left)} left out: {reasons}"
         return Finding("image_libraries", WARN, text, policy.newer_image(_needs(left)))
     return Finding("image_libraries", OK, f"{brought} are brought, all that the driver has for it")
+
+
+def _symbols(about: Explanation) -> Finding:
+    lacking = tuple(symbols.unresolved(about.verdicts, Loader(about.files, about.machine)))
+    if not lacking:
+        return Finding("image_symbols", OK, "all that these libraries use are defined")
+    told = [
+        f"{verdict.soname} uses {names[0]}" + f" and {len(names) - 1} more" * (len(names) > 1)
+        for verdict, names in lacking[:3]
+    ]
+    more = [f"and {len(lacking) - 3} more libraries"] if len(lacking) > 3 else []
+    text = f"{'; '.join([*told, *more])}, which nothing in the image defines"
+    return Finding("image_symbols", WARN, text, policy.newer_image(()))
 
 
 def _needs(left: list[Verdict]) -> tuple[str, ...]:

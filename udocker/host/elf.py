@@ -13,13 +13,14 @@ from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerDefSection, GNUVerNeedSection
 from elftools.elf.hash import ELFHashSection, GNUHashSection
+from elftools.elf.sections import Symbol, SymbolTableSection
 from elftools.elf.segments import InterpSegment
 
 from udocker.host.elffacts import ElfFacts as ElfFacts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 MAX_WORK = 4 << 20
 """How much may be read of one file, in bytes, each read counted as `_READ_COST` more."""
@@ -61,6 +62,43 @@ def section(path: str, name: str, limit_bytes: int) -> bytes:
             return b""
 
 
+def undefined(path: str) -> frozenset[str]:
+    """Return the symbols that the library at host path `path` uses and does not define.
+
+    Those that it does without (weak ones) are left out. A broken file has none, nor has one of
+    more than some thousand symbols. Raises OSError when it cannot be read.
+    """
+    return _symbols(path, lambda symbol: not _is_defined(symbol) and _bind(symbol) == "STB_GLOBAL")
+
+
+def defined(path: str, prefix: str) -> frozenset[str]:
+    """Return the symbols that begin so and that the library at host path `path` defines.
+
+    As `undefined` has it of broken and large ones. Raises OSError when it cannot be read.
+    """
+    return _symbols(path, lambda symbol: _is_defined(symbol) and symbol.name.startswith(prefix))
+
+
+def _symbols(path: str, is_meant: Callable[[Symbol], bool]) -> frozenset[str]:
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        try:
+            elf = ELFFile(_Bounded(file))  # type: ignore[arg-type]
+            sections = (s for s in elf.iter_sections() if isinstance(s, SymbolTableSection))
+            table = next((s for s in sections if s["sh_type"] == "SHT_DYNSYM"), None)
+            every = table.iter_symbols() if table else ()
+            return frozenset(symbol.name for symbol in every if symbol.name and is_meant(symbol))
+        except Exception:  # as above
+            return frozenset()
+
+
+def _is_defined(symbol: Symbol) -> bool:
+    return str(symbol["st_shndx"]) != "SHN_UNDEF"
+
+
+def _bind(symbol: Symbol) -> str:
+    return str(symbol["st_info"]["bind"])
+
+
 def exported(path: str, names: Iterable[str]) -> frozenset[str] | None:
     """Return which of these symbols the library at host path `path` defines, as the loader asks.
 
@@ -81,7 +119,7 @@ def exported(path: str, names: Iterable[str]) -> frozenset[str] | None:
 
 def _defines(table: GNUHashSection | ELFHashSection, name: str) -> bool:
     symbol = table.get_symbol(name)
-    return symbol is not None and symbol["st_shndx"] != "SHN_UNDEF"
+    return symbol is not None and _is_defined(symbol)
 
 
 class _Bounded(io.RawIOBase):

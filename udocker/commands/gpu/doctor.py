@@ -10,15 +10,14 @@ import click
 from udocker import console
 from udocker.commands.gpu import subject
 from udocker.diagnosis import fabric, gpu, gpuimage
-from udocker.diagnosis.finding import FAIL, OK, WARN
+from udocker.diagnosis.finding import FAIL, OK, WARN, Finding
+from udocker.errors import UdockerError
 from udocker.host.probe import Host
 from udocker.settings import Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from udocker.diagnosis.finding import Finding
 
 _FORMAT = 1
 _CODES = {OK: 0, WARN: 1, FAIL: 2}
@@ -33,7 +32,7 @@ def command(settings: Settings, as_json: bool, target: str | None) -> int:
 
     Device nodes, InfiniBand's too, are opened, and the driver's own library is asked, in a process
     of its own. What fabrics and MPI need is told as warnings at most. The exit code is 0 when all
-    is well, 1 when something may be better, 2 when GPUs cannot be used.
+    is well, 1 when something may be better, 2 when GPUs cannot be used or there is no such image.
     """
     host = Host()
     findings = [] if target is None else list(_of_image(settings, host, target))
@@ -47,7 +46,11 @@ def command(settings: Settings, as_json: bool, target: str | None) -> int:
 
 
 def _of_image(settings: Settings, host: Host, target: str) -> Iterator[Finding]:
-    asked = subject.find(settings, host, target)
+    try:
+        asked = subject.find(settings, host, target)
+    except UdockerError as error:  # the node can be judged all the same
+        yield Finding("image", FAIL, error.message, error.hint or "")
+        return
     cache = f"{settings.directory}/cache"
     about = gpuimage.explain(host, asked.files, asked.request, cache, settings.environment)
     yield from gpuimage.findings(gpuimage.ask_nvml(about, asked.request))
