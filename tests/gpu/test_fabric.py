@@ -263,6 +263,17 @@ def test_two_mpis_are_one_by_their_symbols(host, image, libraries, own, theirs, 
     assert ("srun --mpi=pm" in finding.fix) == (status == WARN)
 
 
+def test_functions_that_the_hosts_mpi_has_not_are_told(host, image, libraries, tmp_path):
+    more = MPI + "".join(f"int MPI_Session_{n}(void) {{ return 0; }}" for n in "abcd")
+    fabrictree.link_library(str(tmp_path / "newer"), more, "libmpi.so.12")
+    newer = {f"{PLACE}/libmpi.so.12": (tmp_path / "newer").read_bytes()}
+    for path, content in put(libraries, "mpich").items():
+        drivertree.write(host.root, path, content)
+    text = of_image(host, image(newer))["image_mpi"].text
+    names = "MPI_Session_a, MPI_Session_b, MPI_Session_c and 1 more"
+    assert text.endswith(f"(MPICH ABI), but lacks 4 of its 5 functions: {names}")
+
+
 def test_a_hosts_mpi_is_found_by_variables_and_in_usual_places(host, libraries):
     assert of_host(host)["mpi"].text == "none found on this host"
     places = ("opt/cray/pe/mpich/8.1/ofi/gnu/12.3/lib-abi-mpich", "usr/lib64/openmpi/lib")
@@ -282,8 +293,11 @@ def test_symbols_that_are_only_asked_for_are_not_defined(tmp_path):
     for style in ("gnu", "sysv"):
         fabrictree.link_library(path, text, "libx.so.1", f"-Wl,--hash-style={style}")
         assert elf.exported(path, ("mine", "theirs", "nobodys")) == {"mine"}
+        assert elf.undefined(path) == {"theirs"}
+        assert (elf.defined(path, "mi"), elf.defined(path, "t")) == ({"mine"}, set())
     drivertree.write(str(tmp_path), "library", elffile.library("libx.so.1"))
     assert elf.exported(path, ("mine",)) is None
+    assert elf.undefined(path) == elf.defined(path, "") == set()
 
 
 @pytest.mark.parametrize("style", ["gnu", "sysv"])
@@ -302,6 +316,7 @@ def test_broken_tables_of_symbols_end_soon(tmp_path, host, image, style):
             broken = data[:start] + bad + data[start + len(table) :]
             drivertree.write(str(tmp_path), "library", broken)
             elf.exported(path, ("MPI_Init", "ompi_mpi_comm_world"))
+            elf.undefined(path)
     assert time.process_time() - begin < 5
     tree = image({f"{PLACE}/libmpi.so.12": broken, f"{PLACE}/libmpi.so.40": b"\x7fELF\2\1\1"})
     assert of_image(host, tree)["image_mpi"].status == OK

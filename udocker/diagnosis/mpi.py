@@ -1,9 +1,8 @@
 """Which MPI a machine or an image has, and whether two have one binary interface.
 
 A name alone does not tell: Open MPI 1.10 and MPICH both have a `libmpi.so.12`, so the symbols that
-a library defines are asked. Whether each MPI function that programs of an image use is in the
-host's library (Intel MPI lacks 20 of MPICH's 700) is not compared: that will be of use when a
-host's MPI can be put into an image.
+a library defines are asked. Within a family libraries differ in which functions they have: Intel
+MPI 2021.19 lacks 20 of MPICH 5's 700.
 Source: MPICH ABI Compatibility Initiative (libmpi.so.12); MPI 5.0, chapter 20 (libmpi_abi.so.1).
 """
 
@@ -82,6 +81,7 @@ class Mpi:
 
     path: str
     """In its tree, free of links."""
+    host_path: str
     soname: str
     family: str
     """Which binary interface it has: `OPEN_MPI`, `MPICH`, `STANDARD` or `OTHER`."""
@@ -132,13 +132,26 @@ def of_image(own: tuple[Mpi, ...], host: tuple[Mpi, ...]) -> Finding:
         if have_one_abi(one, other):
             text = f"{one} is used; the host's {other} has the same ABI"
             also = "" if one.soname == other.soname else " by another name"
-            return Finding("image_mpi", OK, f"{text} ({one.family}){also}")
+            return Finding("image_mpi", OK, f"{text} ({one.family}){also}{_lack(one, other)}")
     offered = ", ".join(dict.fromkeys(map(str, host)))
     text = (
         f"programs of the image use {names}, the host offers {offered}: not ABI compatible; "
         "the image's own is kept, with the host's fabric devices"
     )
     return Finding("image_mpi", WARN, text, f"{launcher(own)}, not the host's mpirun")
+
+
+def _lack(own: Mpi, other: Mpi) -> str:
+    """Return which functions of MPI a program of the image may use that `other` has not."""
+    try:
+        functions = elf.defined(own.host_path, "MPI_")
+        missing = sorted(functions - (elf.exported(other.host_path, functions) or functions))
+    except OSError:
+        return ""
+    if not missing:
+        return ""
+    names = ", ".join(missing[:3]) + f" and {len(missing) - 3} more" * (len(missing) > 3)
+    return f", but lacks {len(missing)} of its {len(functions)} functions: {names}"
 
 
 def launcher(own: tuple[Mpi, ...]) -> str:
@@ -201,7 +214,7 @@ def _recognize(loader: Loader, path: str, place: str) -> Mpi | None:
     family = _family(match[1], match[2], symbols)
     first, _ = search_path(library.facts, os.path.dirname(place), ())
     product = _product(family, f"{place} {soname}".lower())
-    return Mpi(place, soname, family, product, library.facts.needed, first)
+    return Mpi(place, library.host_path, soname, family, product, library.facts.needed, first)
 
 
 def _family(stem: str, number: str, symbols: frozenset[str] | None) -> str:
