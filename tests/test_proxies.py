@@ -8,8 +8,9 @@ import sys
 import threading
 
 import pytest
-from registries import Reply, Server
-from transports import body, transport
+from registries import Reply, Server, Tls
+from transports import OK, body, transport
+from uploads import Tunnel
 
 from udocker.errors import RegistryError, UdockerError
 from udocker.registry.patience import Patience
@@ -101,6 +102,33 @@ def test_a_proxy_of_socks_looks_names_up_itself():
         )
         assert body(client) == b"fine"
     assert proxy.wanted == "registry.invalid:80"
+
+
+def test_what_tls_says_behind_a_proxy_is_told_as_it_is_without_one(tmp_path):
+    tls = Tls.make(tmp_path, names="DNS:registry.invalid")
+
+    def told(port, host, **variables):
+        with Tunnel(f"127.0.0.1:{port}") as proxy:
+            via = {"https_proxy": f"http://{proxy.host}", **variables}
+            client = transport(host, environment=via, patience=Patience(read_timeout_s=30))
+            try:
+                return body(client), proxy.wanted
+            except RegistryError as error:
+                assert len(proxy.wanted) == 1  # to try again would not help
+                return error.message, error.hint
+
+    trusted = {"SSL_CERT_FILE": tls.certificate}
+    with Server(lambda asked: OK, tls) as server, Server(lambda asked: OK) as clear:
+        assert told(server.port, "registry.invalid", **trusted) == (
+            b"fine",
+            ["registry.invalid:443"],
+        )
+        message, hint = told(server.port, "registry.invalid")
+        assert "its certificate is not trusted" in message and "SSL_CERT_FILE" in hint
+        message, _ = told(server.port, "other.invalid", **trusted)
+        assert "its certificate is not trusted" in message and "match" in message
+        message, hint = told(clear.port, "registry.invalid:5000")
+        assert "TLS fails" in message and "--tls-verify=false" in hint
 
 
 def test_without_the_package_for_socks_it_is_named():

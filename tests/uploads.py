@@ -165,10 +165,14 @@ class Wire:
                 client, _ = self._socket.accept()
             except OSError:
                 return
+            self._greet(client)
             server = socket.create_connection(self._upstream)
             self._open |= {client, server}
             for ends in ((client, server, True), (server, client, False)):
                 threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _greet(self, client):
+        """Do nothing; a proxy is told here where to."""
 
     def _pass_on(self, source, sink, counted):
         passed = 0
@@ -185,6 +189,21 @@ class Wire:
             for end in (source, sink):
                 _shut(end)
                 self._open.discard(end)
+
+
+class Tunnel(Wire):
+    """A proxy for `CONNECT` that leads wherever is asked for to one server; `wanted` tells what."""
+
+    def __init__(self, host):
+        super().__init__(host)
+        self.wanted = []
+
+    def _greet(self, client):
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += client.recv(1)
+        self.wanted.append(head.split()[1].decode())
+        client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
 
 
 def _shut(end):

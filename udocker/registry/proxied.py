@@ -187,5 +187,7 @@ def _root_cause(error: Exception) -> OSError | HTTPException:
             other = ssl.SSLCertVerificationError()
             other.verify_message = "it is for another host, which does not match"
             return other
-        below = below.__cause__ or below.__context__
+        # What goes wrong in a tunnel is never raised by urllib3, which only has it in hand.
+        held = next((value for value in below.args if isinstance(value, BaseException)), None)
+        below = below.__cause__ or below.__context__ or held
     return OSError()
