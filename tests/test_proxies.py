@@ -13,6 +13,7 @@ from transports import OK, body, transport
 from uploads import Tunnel
 
 from udocker.errors import RegistryError, UdockerError
+from udocker.registry.connection import Trust
 from udocker.registry.patience import Patience
 from udocker.registry.route import Route
 
@@ -107,10 +108,11 @@ def test_a_proxy_of_socks_looks_names_up_itself():
 def test_what_tls_says_behind_a_proxy_is_told_as_it_is_without_one(tmp_path):
     tls = Tls.make(tmp_path, names="DNS:registry.invalid")
 
-    def told(port, host, **variables):
+    def told(port, host, trust=None, **variables):
         with Tunnel(f"127.0.0.1:{port}") as proxy:
             via = {"https_proxy": f"http://{proxy.host}", **variables}
-            client = transport(host, environment=via, patience=Patience(read_timeout_s=30))
+            patience = Patience(read_timeout_s=30)
+            client = transport(host, environment=via, patience=patience, trust=trust)
             try:
                 return body(client), proxy.wanted
             except RegistryError as error:
@@ -125,6 +127,7 @@ def test_what_tls_says_behind_a_proxy_is_told_as_it_is_without_one(tmp_path):
         )
         message, hint = told(server.port, "registry.invalid")
         assert "its certificate is not trusted" in message and "SSL_CERT_FILE" in hint
+        assert told(server.port, "registry.invalid", Trust(insecure=True))[0] == b"fine"
         message, _ = told(server.port, "other.invalid", **trusted)
         assert "its certificate is not trusted" in message and "match" in message
         message, hint = told(clear.port, "registry.invalid:5000")

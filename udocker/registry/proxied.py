@@ -151,6 +151,8 @@ class _Adapter(HTTPAdapter):
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Add no other certificates: the context knows them all."""
+        if not verify:  # below urllib3 2 this counts, and not what the context says
+            conn.cert_reqs = "CERT_NONE"
 
     def _use_tls(self, url: str) -> None:
         if url.startswith("https:"):
