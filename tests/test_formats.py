@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from images import HERE
 
 from udocker import oci
 from udocker.errors import InvalidDocument
@@ -243,6 +244,7 @@ def test_platforms_are_preferred_as_containerd_prefers_them(host, best_first):
         ("linux/arm/v7", "linux/arm64"),
         ("linux/arm64", "linux/arm64/v8.1"),
         ("linux/arm64", "linux/arm64/v9"),
+        ("linux/arm64", "linux/arm64/v9.0"),
         ("linux/amd64", "linux/arm64"),
         ("linux/amd64", "windows/amd64"),
         ("linux/riscv64", "linux/amd64"),
@@ -254,7 +256,7 @@ def test_what_a_processor_has_not_does_not_run(host, image):
 
 def test_another_architecture_is_no_answer_to_one_that_was_asked_for():
     assert not Platform.parse("amd64").runs(Platform.parse("386"), strict=True)
-    assert not Platform.parse("arm64").runs(Platform.parse("arm/v7"), strict=True)
+    assert not Platform.parse("arm64").runs(Platform.parse("linux/arm/v7"), strict=True)
     assert Platform.parse("linux/arm64/v8.2").runs(Platform.parse("arm64"), strict=True)
 
 
@@ -265,16 +267,37 @@ def test_another_architecture_is_no_answer_to_one_that_was_asked_for():
         ("linux/amd64/v1", "linux/amd64"),
         ("aarch64", "linux/arm64/v8"),
         ("linux/arm64/8", "linux/arm64/v8"),
+        ("linux/arm64/v8.0", "linux/arm64/v8"),
+        ("linux/arm64/9.0", "linux/arm64/v9"),
+        ("linux/arm64/8.1", "linux/arm64/v8.1"),
         ("linux/arm/7", "linux/arm/v7"),
         ("linux/armhf", "linux/arm/v7"),
         ("linux/armel", "linux/arm/v6"),
         ("LINUX/ARM64", "linux/arm64/v8"),
         ("i686", "linux/386"),
         ("macos/arm64", "darwin/arm64/v8"),
+        ("Windows", f"windows/{HERE}"),
     ],
 )
 def test_words_for_one_platform_are_the_same_platform(text, means):
     assert str(Platform.parse(text)) == means
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("linux/amd64,linux/arm64", "one platform"),
+        ("linux/\x1b[31m", "such as"),
+        ("linux/", "such as"),
+        ("arm64/v8", "did you mean linux/arm64/v8?"),
+        ("amd64/v3", "did you mean linux/amd64/v3?"),
+    ],
+)
+def test_what_is_no_platform_is_refused_with_the_way_out(text, hint):
+    with pytest.raises(InvalidDocument) as caught:
+        Platform.parse(text)
+    assert hint in caught.value.hint
+    assert "\x1b" not in caught.value.message
 
 
 WORDS = st.sampled_from(

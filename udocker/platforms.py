@@ -22,15 +22,20 @@ class Platform:
 
     @staticmethod
     def parse(text: str) -> Platform:
-        """Read `os/architecture[/variant]`, a bare architecture, or a bare `linux`, as docker's
+        """Read `os/architecture[/variant]`, a bare architecture, or a bare system, as docker's
         `--platform`."""
         parts = text.lower().split("/")
-        if parts == ["linux"]:
-            parts.append(os.uname().machine)
+        if len(parts) == 1 and text.lower() in _SYSTEMS:
+            parts.append(os.uname().machine.lower())
         elif len(parts) == 1:
             parts = ["linux", *parts]
-        if len(parts) > 3 or not all(parts):
-            raise InvalidDocument(f"platform {text!r}: not os/architecture[/variant]")
+        if len(parts) > 3 or not all(parts) or not all(map(_CHARACTERS.issuperset, parts)):
+            hint = "one platform, such as linux/arm64 or linux/arm/v7"
+            shown = repr(text[:200])
+            raise InvalidDocument(f"platform {shown}: not os/architecture[/variant]", hint=hint)
+        if len(parts) == 2 and parts[0] in (*_ARCHITECTURES, "amd64", "386"):
+            hint = f"did you mean linux/{'/'.join(parts)}?"
+            raise InvalidDocument(f"platform {text!r}: {parts[0]} is no system", hint=hint)
         return Platform.of_words(*parts)
 
     @staticmethod
@@ -43,11 +48,7 @@ class Platform:
         """Return the platform that words in lower case mean, some of which have several."""
         system = {"macos": "darwin"}.get(system, system)
         name, default = _ARCHITECTURES.get(architecture, (architecture, ""))
-        if name in ("arm", "arm64") and variant.isdigit():
-            variant = f"v{variant}"
-        if (name, variant) == ("amd64", "v1"):
-            variant = ""
-        return Platform(system, name, variant or default)
+        return Platform(system, name, _variant(name, variant) or default)
 
     def rank(self, other: Platform, *, strict: bool = False) -> int | None:
         """Return how far an image for `other` is from the best for this platform, which is 0.
@@ -78,6 +79,8 @@ class Platform:
         return "/".join(filter(None, (self.os, self.architecture, self.variant)))
 
 
+_SYSTEMS = ("linux", "windows", "darwin", "macos", "freebsd")
+_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
 _ARCHITECTURES = {
     "x86_64": ("amd64", ""),
     "x86-64": ("amd64", ""),
@@ -98,6 +101,15 @@ _ARCHITECTURES = {
     "loongarch64": ("loong64", ""),
     "mips64el": ("mips64le", ""),
 }
+
+
+def _variant(architecture: str, word: str) -> str:
+    """Return the one word for a variant: `8` and `v8.0` are v8, and v1 of amd64 is none."""
+    if architecture in ("arm", "arm64") and word[:1].isdecimal():
+        word = f"v{word}"
+    if architecture == "arm64" and word.endswith(".0"):
+        word = word[:-2]
+    return "" if (architecture, word) == ("amd64", "v1") else word
 
 
 def _accepted(architecture: str, variant: str) -> list[tuple[str, str]]:
