@@ -261,6 +261,41 @@ def test_of_several_images_in_a_layout_one_has_to_be_named(unprivileged, layout)
     assert "there is a:1, b:1" in done.stderr
 
 
+def test_a_layout_that_umoci_made_takes_an_image(unprivileged, layout):
+    add_image(layout, "a:1", [BASE])
+    target = f"{unprivileged.home}/target"
+    os.mkdir(target)
+    for name, text in [
+        ("oci-layout", '{"imageLayoutVersion": "1.0.0"}'),
+        ("index.json", '{"schemaVersion":2,"manifests":null}\n'),
+    ]:
+        with open(f"{target}/{name}", "w") as file:
+            file.write(text)
+    unprivileged.own(target)
+    unprivileged.udocker("copy", f"oci:{layout.directory}:a:1", f"oci:{target}:b")
+    assert skopeo("inspect", f"oci:{target}:b")
+
+
+def test_what_nobody_knows_goes_along_with_an_index(unprivileged, layout):
+    image = add_image(layout, "a:1", [BASE])
+    platform = {"os": "linux", "architecture": HERE}
+    strange = layout.blob(b"\0not even JSON", "application/vnd.example.new")
+    index = {
+        "schemaVersion": 2,
+        "mediaType": f"{KIND}.index.v1+json",
+        "manifests": [strange, {**image, "platform": platform}],
+    }
+    entry = layout.add_document("all:1", index)
+    source = f"oci:{layout.directory}:all:1"
+    for kind in ("oci", "oci-archive"):
+        target = f"{unprivileged.home}/{kind}-new"
+        done = unprivileged.udocker("copy", "-q", "--all", source, f"{kind}:{target}:b")
+        assert done.stdout.strip() == entry["digest"]
+    with open(f"{unprivileged.home}/oci-new/blobs/{strange['digest'].replace(':', '/')}") as file:
+        assert file.read() == "\0not even JSON"
+    assert unprivileged.udocker("load", "-i", target).stdout.startswith("Loaded image: ")
+
+
 def test_what_is_in_the_way_is_left_alone(unprivileged, layout):
     add_image(layout, "a:1", [BASE])
     source = f"oci:{layout.directory}:a:1"

@@ -197,7 +197,7 @@ class Index:
     def from_bytes(data: bytes) -> Index:
         """Read an OCI index or a Docker manifest list. Raises InvalidDocument."""
         members = _document(data, "index")
-        entries = _typed(members.get("manifests"), list, "index: manifests")
+        entries = _list(members, "manifests", "index")
         _check_version(members, "index")
         read = Descriptor.from_json
         return Index(tuple(read(entry, any_algorithm=True) for entry in entries))

@@ -51,7 +51,10 @@ class LayoutSource:
         if found != wanted:
             raise IntegrityError(f"{self.name}: what is called {wanted} is {found}")
         if digest is None:
-            return replace(self.entry, size_bytes=len(data), annotations=()), data
+            if len(data) != self.entry.size_bytes:
+                size = self.entry.size_bytes
+                raise IntegrityError(f"{self.name}: {wanted} has {len(data)} bytes, not {size}")
+            return replace(self.entry, annotations=()), data
         return Descriptor(_media_type(data), wanted, len(data)), data
 
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[bytes]:

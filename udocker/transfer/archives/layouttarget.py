@@ -111,9 +111,12 @@ class LayoutTarget:
             members = fastjson.loads(data)
         except ValueError as error:
             raise StoreError(f"{path} is not JSON: {error}") from error
-        if not isinstance(members, dict) or not isinstance(members.get("manifests"), list):
+        index: dict[str, Any] = members if isinstance(members, dict) else {}
+        if "manifests" in index and index["manifests"] is None:  # how Go writes an empty list
+            index["manifests"] = []
+        if not isinstance(index.get("manifests"), list):
             raise StoreError(f"{path} is not the index of an OCI image layout")
-        return members
+        return index
 
     def _prepare(self) -> None:
         path = self._directory

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from udocker import console
 from udocker.errors import ImageNotFound, IntegrityError, InvalidDocument
-from udocker.oci import INDEX_TYPES, Descriptor, Digest, Index, Manifest, Platform
+from udocker.oci import INDEX_TYPES, MANIFEST_TYPES, Descriptor, Digest, Index, Manifest, Platform
 from udocker.registry.faults import BlobMissing
 from udocker.transfer.parallel import threads
 from udocker.transfer.resolve import MAX_NESTING, document, narrow
@@ -85,7 +85,8 @@ def copy(
 def look_over(source: Source, platform: Platform | None, *, strict: bool) -> Survey:
     """Read all documents that are to be copied. Raises ImageNotFound, InvalidDocument.
 
-    Of an index that is the manifest for `platform`, with None the index and all that it names.
+    Of an index that is the manifest for `platform`, with None the index and all that it names;
+    what is of a type that nobody knows goes along as it is.
     """
     found = source.document()
     named = found[0].digest
@@ -117,7 +118,7 @@ def _read(
                 except ImageNotFound as error:
                     raise _incomplete(source, entry, error) from error
                 _read(source, *below, documents, blobs, depth + 1)
-    else:
+    elif descriptor.media_type in MANIFEST_TYPES:
         manifest = Manifest.of_artifact(data, descriptor.media_type)
         for blob in (manifest.config, *manifest.layers):
             blobs.setdefault(blob.digest, blob)
