@@ -27,11 +27,11 @@ from archives import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from images import COMPRESSIONS
+from images import COMPRESSIONS, manifest
 from registries import Layout, digest, needs
 from tarballs import archive, entry, file, header
 
-from udocker.errors import InvalidDocument, UdockerError, UsageError
+from udocker.errors import IntegrityError, InvalidDocument, UdockerError, UsageError
 from udocker.images.archives.archivefiles import Indexed, Spooled
 
 OTHER = Image([BASE], ["other:2", "host.example/other:3"])
@@ -283,6 +283,32 @@ def test_a_layout_that_lies_is_refused(load, what):
     with pytest.raises(UdockerError):
         load(packed(files))
     assert load.store.images() == ()
+
+
+def test_a_manifest_of_another_size_than_the_index_says_is_refused(load):
+    files = layout_files(Image())
+    index = json.loads(files["index.json"])
+    index["manifests"][0]["size"] += 1
+    with pytest.raises(IntegrityError, match="bytes, not"):
+        load(packed({**files, "index.json": json.dumps(index).encode()}))
+    assert load.store.images() == ()
+
+
+@pytest.mark.parametrize("variant", [None, "v7"])
+def test_the_index_says_which_variant_an_image_is_for(load, tmp_path, variant):
+    layout = Layout(str(tmp_path / "layout"))
+    made = manifest(layout, [BASE], "arm", "+gzip", {})
+    config = json.loads(layout.read(made["config"]))
+    config.update({"variant": variant} if variant else {})
+    made["config"] = layout.blob(json.dumps(config).encode(), made["config"]["mediaType"])
+    layout.add_document("img:1", made)
+    platform = {"os": "linux", "architecture": "arm", "variant": "v6"}
+    layout.manifests[-1]["platform"] = platform
+    layout._write_index()
+    assert load(layout.directory, platform="linux/arm/v6") == ["img:1"]
+    assert str(load.find("img:1").manifest.platform) == "linux/arm/v6"
+    with pytest.raises(InvalidDocument, match="for linux/arm/v6, not for linux/arm/v5"):
+        load(layout.directory, platform="linux/arm/v5")
 
 
 def test_layers_of_an_old_archive_do_not_go_round_in_circles(load):

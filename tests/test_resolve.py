@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from images import HERE
 
 from udocker import oci
 from udocker.errors import ImageNotFound, InvalidDocument
@@ -59,6 +60,7 @@ class Documents:
 
     def __init__(self):
         self.held = {}
+        self.blobs = {}
         self.top = None
         self.asked = 0
 
@@ -66,6 +68,15 @@ class Documents:
         config = {"mediaType": oci.OCI_CONFIG, "digest": str(Digest.of(b"{}")), "size": 2}
         members = {"schemaVersion": 2, "config": config, "layers": [], **changes}
         return replace(self._add(oci.OCI_MANIFEST, members), platform=platform)
+
+    def image(self, architecture):
+        """Add an image whose config alone says what it is for."""
+        rootfs = {"type": "layers", "diff_ids": []}
+        members = {"architecture": architecture, "os": "linux", "rootfs": rootfs}
+        data = json.dumps(members).encode()
+        config = Descriptor(oci.OCI_CONFIG, Digest.of(data), len(data))
+        self.blobs[config.digest] = data
+        return self.manifest(config=config.to_json())
 
     def index(self, *entries):
         listed = [entry.to_json() for entry in entries]
@@ -80,6 +91,9 @@ class Documents:
     def document(self, digest=None):
         self.asked += 1
         return self.held[digest or self.top.digest]
+
+    def blob(self, descriptor, offset=0):
+        yield self.blobs[descriptor.digest][offset:]
 
 
 AMD64, ARM64 = Platform.parse("amd64"), Platform.parse("arm64")
@@ -153,3 +167,33 @@ def test_386_runs_on_amd64_where_nothing_else_was_asked_for():
     assert str(resolve(source, AMD64).descriptor.platform) == "linux/386"
     with pytest.raises(ImageNotFound, match="no image for linux/amd64; it offers linux/386"):
         resolve(source, AMD64, strict=True)
+
+
+def test_the_config_says_what_an_image_is_for_where_the_index_does_not():
+    source = Documents()
+    other, wanted, again = map(source.image, ("s390x", HERE, HERE))
+    top = source.index(other, wanted, again)
+    assert resolve(source, Platform.parse(HERE)).descriptor == wanted
+    assert resolve(source, Platform.parse("s390x"), strict=True).descriptor == other
+    source.index(top)
+    assert resolve(source, Platform.parse(HERE)).descriptor == wanted
+    source.index(other, source.image("ppc64le"))
+    assert resolve(source, Platform.parse(HERE)).descriptor == other
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[", b"x" * 2000])
+def test_an_image_whose_config_cannot_be_read_gives_way_to_another(data):
+    source = Documents()
+    broken, wanted = source.image("riscv64"), source.image(HERE)
+    config = source.held[broken.digest][1]
+    source.blobs[Digest.parse(json.loads(config)["config"]["digest"])] = data
+    source.index(broken, wanted)
+    assert resolve(source, Platform.parse(HERE)).descriptor == wanted
+
+
+@pytest.mark.parametrize("kind", oci.CONFIG_TYPES)
+def test_the_type_of_an_images_config_is_no_artifact_type(kind):
+    source = Documents()
+    wanted = replace(source.manifest(AMD64), artifact_type=kind)
+    source.index(wanted)
+    assert resolve(source, AMD64).descriptor.digest == wanted.digest

@@ -60,7 +60,7 @@ class Ingest:
         self._admission.check(self._source.name, (resolved.source, resolved.descriptor.digest))
         with naming(self._source):
             config = self._bring_config(resolved)
-        self._check_platform(config)
+        self._check_platform(config, resolved.descriptor.platform)
         self._bring_layers(resolved, config)
         return self._name(reference, resolved, config)
 
@@ -94,11 +94,17 @@ class Ingest:
         self._source.reopen()  # a process that was forked must not use its parent's connections
         return download(self._source, blob, offset, self._connections)
 
-    def _check_platform(self, config: ImageConfig) -> None:
-        """Say when a program cannot run here as it is; refuse when a platform was asked for."""
-        if self._platform.runs(config.platform, strict=self._strict):
+    def _check_platform(self, config: ImageConfig, listed: Platform | None) -> None:
+        """Say when a program cannot run here as it is; refuse when a platform was asked for.
+
+        Of variants the index knows more: configs of images for arm/v6 often name none.
+        """
+        its = config.platform
+        if listed and (listed.os, listed.architecture) == (its.os, its.architecture):
+            its = listed
+        if self._platform.runs(its, strict=self._strict):
             return
-        message = f"{self._source.name} is an image for {config.platform}, not for {self._platform}"
+        message = f"{self._source.name} is an image for {its}, not for {self._platform}"
         if self._strict:
             raise InvalidDocument(message)
         console.warn(message)

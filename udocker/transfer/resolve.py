@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from udocker.errors import ImageNotFound, InvalidDocument
 from udocker.oci import (
+    CONFIG_TYPES,
     INDEX_TYPES,
     MANIFEST_TYPES,
+    MAX_DOCUMENT_BYTES,
     Descriptor,
     Digest,
+    ImageConfig,
     Index,
     Manifest,
     Platform,
 )
-from udocker.transfer.source import naming
+from udocker.transfer.source import content, naming
 from udocker.values import dataclass, replace
 
 TYPE_CHECKING = False
@@ -75,7 +78,9 @@ def document(source: Source, entry: Descriptor) -> tuple[Descriptor, bytes]:
     found, data = source.document(entry.digest)
     if len(data) != entry.size_bytes:
         raise InvalidDocument(f"{source.name}: manifest {entry.digest} has another size")
-    return replace(found, platform=entry.platform), data
+    is_known = entry.media_type in (*INDEX_TYPES, *MANIFEST_TYPES)
+    media_type = found.media_type if is_known else entry.media_type
+    return replace(found, media_type=media_type, platform=entry.platform), data
 
 
 class _Search:
@@ -97,14 +102,38 @@ class _Search:
             raise InvalidDocument(f"{self._source.name}: indexes in indexes without end")
         entries = Index.from_bytes(data).manifests
         none: ImageNotFound | None = None
-        for entry in candidates(entries, self._platform, strict=self._strict):
+        other: tuple[Descriptor, bytes] | None = None
+        fitting = tuple(candidates(entries, self._platform, strict=self._strict))
+        for entry in fitting:
             try:
-                return self.manifest(*document(self._source, entry), depth + 1)
+                found = self.manifest(*document(self._source, entry), depth + 1)
             except ImageNotFound as error:
                 if entry.media_type not in INDEX_TYPES:
                     raise
                 none = none or error  # another index may have it
+            else:
+                if len(fitting) == 1 or self._suits(*found):
+                    return found
+                other = other or found
+        if other:
+            return other  # who brings it says what it is for
         raise none or _nothing_fits(entries, self._platform, self._source.name)
+
+    def _suits(self, descriptor: Descriptor, data: bytes) -> bool:
+        """Tell whether an image is for the platform, which its config knows if no index says."""
+        if descriptor.platform is not None:
+            return True
+        try:
+            config = Manifest.from_bytes(data, descriptor.media_type).config
+            if config.size_bytes > MAX_DOCUMENT_BYTES:
+                return False
+            read = b"".join(content(self._source, config))
+            if Digest.of(read, config.digest.algorithm) != config.digest:
+                return False
+            its = ImageConfig.from_bytes(read).platform
+        except InvalidDocument:
+            return False
+        return self._platform.runs(its, strict=self._strict)
 
 
 def choose(
@@ -139,9 +168,13 @@ def _rank(entry: Descriptor, platform: Platform, *, strict: bool) -> int | None:
 
 
 def _is_image(entry: Descriptor) -> bool:
-    if entry.media_type not in (*INDEX_TYPES, *MANIFEST_TYPES) or entry.artifact_type:
+    """Tell whether an entry may be one; of an image's manifest the artifact type is its config's.
+
+    Source: image-spec 1.1, descriptor.md, "artifactType".
+    """
+    if entry.media_type not in (*INDEX_TYPES, *MANIFEST_TYPES):
         return False
-    return not is_attestation(entry)
+    return entry.artifact_type in ("", *CONFIG_TYPES) and not is_attestation(entry)
 
 
 def is_attestation(entry: Descriptor) -> bool:
@@ -160,7 +193,7 @@ def _nothing_fits(entries: Iterable[Descriptor], platform: Platform, name: str) 
     if offered:
         return ImageNotFound(
             f"{name} has no image for {platform}; it offers {', '.join(offered)}",
-            hint="udocker pull --platform OS/ARCH takes another one",
+            hint="--platform OS/ARCH takes another one",
         )
     kinds = sorted({entry.artifact_type or entry.media_type for entry in listed})
     held = ", ".join(kind[:100] for kind in kinds[:5]) or "nothing"

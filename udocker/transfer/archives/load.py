@@ -111,9 +111,12 @@ class _Loading:
         yield from names
 
     def _here(self, name: Reference, resolved: Resolved) -> Image | None:
-        """Return the image if it is here, whole, under that name already."""
+        """Return the image if it is here, whole, under that name already, and is what was asked."""
         image = self._store.find(name)
         if image is None or image.manifest.digest != resolved.descriptor.digest:
+            return None
+        its = image.manifest.platform
+        if self._what.platform and its and not self._platform.runs(its, strict=True):
             return None
         return image if self._store.is_whole(image) else None
 
