@@ -436,6 +436,14 @@ def test_another_digest_than_the_pinned_one_is_refused(proxy, image):
             ask(pinned)
 
 
+def test_a_stated_digest_of_an_unknown_kind_says_nothing(proxy, image):
+    other = f"blake3:{'0' * 64}"
+    proxy.add("/manifests/", registries.headers(Docker_Content_Digest=other), times=2)
+    reader = client(proxy.host)
+    assert reader.head(named(proxy.host)) is None
+    assert str(reader.manifest(named(proxy.host))[0].digest) == image["digest"]
+
+
 def test_a_stated_digest_must_be_one(proxy):
     proxy.add("/manifests/", registries.headers(Docker_Content_Digest="sha256:12"), times=2)
     for ask in (client(proxy.host).head, client(proxy.host).manifest):

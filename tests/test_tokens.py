@@ -196,6 +196,23 @@ def test_a_token_server_in_clear_text_elsewhere_is_refused(realm):
         assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize("realm", ["/token", "https:///token", "token server"])
+def test_a_token_server_has_to_have_an_address(realm):
+    with Guarded() as server:
+        server.realm = realm
+        with pytest.raises(RegistryError, match=f"names a token server that is none: '{realm}'"):
+            body(transport(server.host))
+
+
+def test_where_no_token_server_is_named_a_password_will_do():
+    def guarded(asked):
+        challenge = {"WWW-Authenticate": 'Bearer service="s", Basic realm="r"'}
+        return OK if asked.headers.get("Authorization") else Reply(401, challenge)
+
+    with Server(guarded) as server:
+        assert body(transport(server.host, Credentials(USER, PASSWORD))) == b"fine"
+
+
 def test_a_registry_of_tls_cannot_send_credentials_to_clear_text(tls):
     environment = {"SSL_CERT_FILE": tls.certificate}
     with Server(lambda asked: OK) as clear, Guarded(tls=tls) as server:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import ssl
@@ -19,6 +20,7 @@ from udocker.registry.faults import Unavailable, limits_told, no_answer, refusal
 from udocker.registry.patience import Pace, Patience
 from udocker.registry.route import is_loopback, shown
 from udocker.registry.secret import Credentials
+from udocker.registry.transport import get
 from udocker.values import replace
 
 
@@ -156,6 +158,30 @@ def test_a_connection_that_is_closed_without_an_answer_is_tried_again():
         assert body(transport(server.host)) == b"fine"
 
 
+@pytest.mark.parametrize(
+    "says", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\0\0\x12\4\0\0\0\0\0", b"HTTP/1.1 ?"]
+)
+def test_who_does_not_speak_http_is_not_asked_again(says):
+    with Saying(says) as server:
+        client = transport(server.host, base=f"http://{server.host}", patience=Patience())
+        with pytest.raises(RegistryError, match="what it says is not HTTP") as caught:
+            body(client)
+    assert client.requests == 1
+    assert "no registry" in caught.value.hint
+
+
+class Saying(Server):
+    """Says the same to everybody."""
+
+    def __init__(self, says):
+        super().__init__()
+        self._says = says
+
+    def send(self, handler, reply):
+        handler.wfile.write(self._says)
+        handler.close_connection = True
+
+
 def test_nobody_listening_is_an_error_at_once():
     with Server() as server:
         pass
@@ -226,11 +252,32 @@ def test_an_answer_is_bounded():
         transport(server.host).fetch(ASK, 999)
 
 
-def test_only_identity_is_accepted_as_encoding_and_bytes_are_not_decoded():
-    packed = Reply(body=b"not gzip at all", headers={"Content-Encoding": "gzip"})
+def test_only_identity_is_accepted_as_encoding_and_files_are_not_decoded():
+    packed = Reply(body=gzip.compress(b"a file"), headers={"Content-Encoding": "gzip"})
     with Server(lambda asked: packed) as server:
-        assert body(transport(server.host)) == packed.body
+        assert get(f"{server.url}/list.gz", {}, 99) == packed.body
+        with transport(server.host).open(ASK) as answer:
+            assert answer.read(99) == packed.body
     assert server.asked[0].headers["Accept-Encoding"] == "identity"
+
+
+def test_a_document_that_a_server_compresses_unasked_is_read():
+    def answered(data, status=200, encoding="gzip"):
+        reply = Reply(status, {"Content-Encoding": encoding}, data)
+        with Server(lambda asked: reply) as server:
+            return body(transport(server.host), replace(ASK, accepted=(200, 204)))
+
+    fine = gzip.compress(b"fine", mtime=0)
+    assert answered(fine) == answered(fine, encoding="X-GZip") == b"fine"
+    assert answered(b"plain after all") == b"plain after all"
+    assert answered(fine, encoding="br") == fine
+    assert answered(b"", 204) == b""
+    with pytest.raises(RegistryError, match="broken gzip"):
+        answered(fine[:9] + b"\xff" * 9)
+    with pytest.raises(RegistryError, match="more than"):
+        answered(gzip.compress(bytes(2 << 20)))
+    with pytest.raises(RegistryError, match="all is lost"):
+        answered(gzip.compress(b'{"message": "all is lost"}'), 418)
 
 
 def test_connections_are_kept_and_reopened():

@@ -180,12 +180,13 @@ class Authorizer:
         return bool(keys) and (last is None or keys[0] != _token_key(last, access))
 
     def meet(self, www_authenticate: str, access: Access) -> str | None:
-        """Return what meets the challenge of a 401, None where no known scheme is offered.
+        """Return what meets the challenge of a 401, None where no way that is known is offered.
 
         Raises AccessDenied without credentials.
         """
         offered = parse_challenges(www_authenticate)
-        known = [c for scheme in ("bearer", "basic") for c in offered if c.scheme == scheme]
+        bearer = [c for c in offered if c.scheme == "bearer" and c.parameter("realm")]
+        known = bearer + [c for c in offered if c.scheme == "basic"]
         if not known:
             return None
         self._challenges[access.kind] = known[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 import time
+import zlib
 from collections.abc import Mapping
 from http.client import HTTPException, InvalidURL
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 256 << 10
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_GZIP = b"\x1f\x8b"
 _MAX_ERROR_BYTES = 64 << 10
 
 
@@ -113,6 +115,24 @@ class Response:
                 raise RegistryError(f"{shown(self.url)}: more than {limit_bytes} bytes")
         return bytes(body)
 
+    def document(self, limit_bytes: int) -> bytes:
+        """Return the body as it was before a server compressed it on its way, unasked as it was.
+
+        Raises RegistryError also for one of more than `limit_bytes` then.
+        """
+        body = self.read(limit_bytes)
+        encoding = self.headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in ("gzip", "x-gzip") or not body.startswith(_GZIP):
+            return body
+        inflater = zlib.decompressobj(wbits=31)
+        try:
+            plain = inflater.decompress(body, limit_bytes + 1)
+        except zlib.error:
+            raise RegistryError(f"{shown(self.url)}: the answer is broken gzip") from None
+        if len(plain) > limit_bytes:
+            raise RegistryError(f"{shown(self.url)}: more than {limit_bytes} bytes")
+        return plain
+
     @property
     def length_bytes(self) -> int | None:
         """The announced length of the body."""
@@ -128,7 +148,7 @@ class Response:
         """Read what little there is and close: the connection can then be used again."""
         try:
             small = (self.length_bytes or 0) <= _MAX_ERROR_BYTES
-            return self.read(_MAX_ERROR_BYTES) if small else b""
+            return self.document(_MAX_ERROR_BYTES) if small else b""
         except RegistryError:
             return b""
         finally:

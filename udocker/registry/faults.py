@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException, IncompleteRead
 
 from udocker import fastjson
 from udocker.errors import AccessDenied, ImageNotFound, RegistryError
@@ -66,6 +67,8 @@ def no_answer(url: str, cause: BaseException, proxy: str = "") -> RegistryError:
         return _tls_failure(text, url, cause)
     if "Tunnel connection failed: 4" in str(cause):
         return Unreachable(text, hint=_PROXY_USERS)
+    if _is_no_http(cause):
+        return Unreachable(text, hint="no registry is at that address, or at another port of it")
     is_here = is_loopback(split(url).hostname or "")
     hint = "" if proxy or is_here else "on a node without internet, set https_proxy"
     if _is_final(cause):
@@ -78,6 +81,11 @@ def _is_final(cause: BaseException) -> bool:
     if isinstance(cause, socket.gaierror):
         return cause.errno != socket.EAI_AGAIN
     return isinstance(cause, OSError) and cause.errno in _FINAL_ERRORS
+
+
+def _is_no_http(cause: BaseException) -> bool:
+    """Tell whether a server said something, and that was no answer of HTTP."""
+    return isinstance(cause, HTTPException) and not isinstance(cause, (OSError, IncompleteRead))
 
 
 def _tls_failure(text: str, url: str, cause: ssl.SSLError) -> RegistryError:
@@ -108,7 +116,7 @@ def reason(cause: BaseException) -> str:
         return f"TLS fails ({getattr(cause, 'reason', '') or 'the connection is cut'})"
     if isinstance(cause, OSError):
         return cause.strerror or printable(str(cause)) or "the connection is cut"
-    return "the connection is cut"
+    return "what it says is not HTTP" if _is_no_http(cause) else "the connection is cut"
 
 
 def refusal(

@@ -102,12 +102,15 @@ class Transport:
         """Use new connections from here on; tokens are kept. A forked process must call it."""
         self._connection.reopen()
 
-    def fetch(self, request: Request, limit_bytes: int) -> Answer:
-        """Return a whole answer of at most `limit_bytes`, trying again while that may help."""
+    def fetch(self, request: Request, limit_bytes: int, *, file: bool = False) -> Answer:
+        """Return a whole answer of at most `limit_bytes`, trying again while that may help.
+
+        Of a `file` the bytes are as they come: what a server calls its encoding may be its own.
+        """
 
         def attempt() -> Answer:
             with self._answered(request) as response:
-                body = response.read(limit_bytes)
+                body = (response.read if file else response.document)(limit_bytes)
                 return Answer(response.headers, body, response.status, response.url)
 
         return self._retrying(attempt) if request.repeatable else attempt()
@@ -174,7 +177,7 @@ class Transport:
             response = self._connection.exchange("POST", url, headers, form)
         with response:
             if response.status == 200:
-                return response.read(MAX_TOKEN_ANSWER_BYTES)
+                return response.document(MAX_TOKEN_ANSWER_BYTES)
             error = _failure(response, subject)
             if response.status in (404, 405, 501):
                 raise NoSuchMethod(f"{error.message}, which is its token server")
@@ -183,6 +186,9 @@ class Transport:
     def _check_realm(self, realm: str) -> None:
         """Refuse a token server that would be sent credentials, or send tokens, in clear text."""
         parts = split(realm)
+        if not parts.hostname:
+            named = realm.partition("?")[0][:100]
+            raise RegistryError(f"{self.host} names a token server that is none: {named!r}")
         clear = parts.scheme == "http" and (
             self._insecure or (self._bases[0][:5] == "http:" and is_loopback(parts.hostname or ""))
         )
@@ -285,7 +291,7 @@ def get(
 ) -> bytes:
     """Return the file at a web address, whole. Raises RegistryError; ImageNotFound for a 404."""
     transport, request = _of_file(url, environment, insecure=insecure)
-    return transport.fetch(request, limit_bytes).body
+    return transport.fetch(request, limit_bytes, file=True).body
 
 
 def stream(url: str, environment: Mapping[str, str], *, insecure: bool = False) -> Iterator[bytes]:
