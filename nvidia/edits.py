@@ -48,7 +48,8 @@ def gpu_edits(
     """Return what makes the GPUs that `request` means usable in a container from `image`.
 
     `environment` is the job's. Files are kept in `cache_directory`, of which the plan binds one.
-    Raises GpuError, unless the selection is `auto` or `try`: then a note says why not.
+    Raises GpuError, unless the selection is `auto` or `try`, and none was asked for plainly: then
+    a note says why not.
     """
     if request.selection == "none":
         return GpuPlan()
@@ -57,7 +58,7 @@ def gpu_edits(
     try:
         return _plan(host, request, image, cache_directory, environment)
     except GpuError as error:
-        if request.selection not in ("auto", "try"):
+        if request.is_plain or request.selection not in ("auto", "try"):
             raise
         return GpuPlan(notes=(f"{error.message}; continuing without GPU",))
 

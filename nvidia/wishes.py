@@ -55,6 +55,8 @@ class GpuRequest:
     """The image's, some of which ask for GPUs."""
     compat: str = "auto"
     """The image's newer CUDA driver library (`cuda-compat`): `auto`, `off` or `force`."""
+    is_plain: bool = False
+    """The user, not the image, has named GPUs by `NVIDIA_VISIBLE_DEVICES`: none is an error."""
     strict: bool = False
     """An unmet `NVIDIA_REQUIRE_*` of the image is an error instead of a note."""
 
@@ -83,6 +85,12 @@ def asks(request: GpuRequest) -> bool:
         words = _words(visible)
         return bool(words) and "void" not in words
     return bool(program.get("CUDA_VERSION")) or _is_labelled(request.labels)
+
+
+def names_gpus(visible: str) -> bool:
+    """Tell whether a value of `NVIDIA_VISIBLE_DEVICES` names some, not all or none."""
+    words = _words(visible)
+    return bool(words) and not {"all", "none", "void"}.intersection(words)
 
 
 def is_legacy(request: GpuRequest) -> bool:

@@ -94,3 +94,14 @@ def test_the_variable_asks_for_gpus_as_in_docker(dressed, location, words, expec
     script = 'for n in /dev/nvidia[0-9]; do [ -c "$n" ] && echo ${n##*/}; done; true'
     done = node("run", *words, location, "/bin/sh", "-c", script)
     assert done.stdout.split() == expected, done.stderr
+
+
+def test_gpus_that_the_users_variable_names_must_be_there(dressed, location):
+    node = dressed(gpus=2)
+    words = ("-e", "NVIDIA_VISIBLE_DEVICES", location, "/bin/sh", "-c", "echo runs")
+    missing = node("run", *words, env={"NVIDIA_VISIBLE_DEVICES": "7"})
+    assert (missing.returncode, missing.stdout) == (125, "")
+    assert missing.stderr.startswith("udocker: gpu: '7' is not one GPU of this job\n")
+    for value, options, status in (("1", (), 0), ("all", (), 0), ("7", ("--gpu=try",), 0)):
+        done = node("run", *options, *words, env={"NVIDIA_VISIBLE_DEVICES": value})
+        assert (done.returncode, done.stdout) == (status, "runs\n"), done.stderr

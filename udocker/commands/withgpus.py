@@ -32,10 +32,19 @@ def wish(request: RunRequest, settings: Settings) -> str | None:
     `NVIDIA_VISIBLE_DEVICES` for the program, as for docker with NVIDIA's runtime, wants GPUs too.
     """
     selection = settings.gpu if request.gpu is None else request.gpu
-    visible = dict(request.env).get("NVIDIA_VISIBLE_DEVICES")
+    visible = _visible(request, settings)
     if request.gpu is None and visible:
         selection = "none" if "void" in visible.split(",") else "auto"
     return None if selection in ("", "none") else selection
+
+
+def _visible(request: RunRequest, settings: Settings) -> str:
+    """Return the user's own value of the variable; empty: he has not set it."""
+    told = dict(request.env)
+    if "NVIDIA_VISIBLE_DEVICES" not in told:
+        return ""
+    value = told["NVIDIA_VISIBLE_DEVICES"]
+    return settings.environment.get("NVIDIA_VISIBLE_DEVICES", "") if value is None else value
 
 
 def wants_any(request: RunRequest, settings: Settings) -> bool:
@@ -79,7 +88,7 @@ def _with_nvidia(
         return spec, _without(request)
     from udocker.nvidia.devices import nodes
     from udocker.nvidia.edits import gpu_edits
-    from udocker.nvidia.wishes import GpuRequest, asks
+    from udocker.nvidia.wishes import GpuRequest, asks, names_gpus
 
     asked = GpuRequest(
         selection,
@@ -87,7 +96,8 @@ def _with_nvidia(
         spec.process.env,
         config.labels,
         request.cuda_compat,
-        request.gpu_strict,
+        is_plain=request.gpu is None and names_gpus(_visible(request, settings)),
+        strict=request.gpu_strict,
     )
     cache = f"{settings.directory}/cache"
     plan = gpu_edits(host, asked, image, cache, settings.environment)

@@ -63,7 +63,7 @@ def find(
         spec.process.env,
         config.labels,
         compat or wish.cuda_compat,
-        wish.gpu_strict,
+        strict=wish.gpu_strict,
     )
     return Subject(container.image if not kept else name, files_of(container), request)
 
