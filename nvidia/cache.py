@@ -1,8 +1,13 @@
-"""Answers that were expensive, kept as files whose names say what they depend on."""
+"""Answers that were expensive, kept as files whose names say what they depend on.
+
+On a cluster with a common home each node leaves some at each boot, so what no start has used for
+two months is removed. The time of a file's last change is that of its use, written once a day.
+"""
 
 from __future__ import annotations
 
 import os
+import time
 
 from udocker import disk, fastjson
 
@@ -16,6 +21,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 _LIMIT_BYTES = 4 << 20
+_DAY_S = 24 * 60 * 60
+_UNUSED_S = 60 * _DAY_S
+"""Longer than any job: a container that runs on another node may show what is removed here."""
+_KINDS = ("driver-", "gpu-", "mig-", "cdi-", "params-", "profile-")
+"""How the names of answers begin."""
 
 
 def digest(*parts: object) -> str:
@@ -35,9 +45,55 @@ def load(directory: str, name: str) -> Any:
     """Return the JSON value kept under `name`; None when there is none, or a broken one."""
     try:
         with open(os.path.join(directory, name), "rb") as file:
+            _note_use(file.name, os.fstat(file.fileno()).st_mtime)
             return fastjson.loads(file.read(_LIMIT_BYTES))
     except (OSError, ValueError):
         return None
+
+
+def is_kept(path: str) -> bool:
+    """Tell whether a file or directory of answers is there, for somebody who is going to use it."""
+    try:
+        changed = os.stat(path).st_mtime
+    except OSError:
+        return False
+    _note_use(path, changed)
+    return True
+
+
+def _note_use(path: str, changed: float) -> None:
+    if time.time() - changed > _DAY_S:
+        try:
+            os.utime(path)
+        except OSError:
+            pass  # nobody can write here, so nobody removes it either
+
+
+def forget_unused(directory: str) -> None:
+    """Remove the answers in `directory` that no start has used for long.
+
+    What has one name before its dot goes or stays together. Raises StoreError.
+    """
+    from udocker import trees  # only where a driver is found anew
+
+    used: dict[str, float] = {}
+    names: dict[str, list[str]] = {}
+    for name in os.listdir(directory):
+        if name.startswith(_KINDS):
+            stem = name.partition(".")[0]
+            names.setdefault(stem, []).append(name)
+            used[stem] = max(_changed(os.path.join(directory, name)), used.get(stem, 0))
+    now = time.time()
+    for stem in (stem for stem, changed in used.items() if now - changed > _UNUSED_S):
+        for name in names[stem]:
+            trees.remove_tree(os.path.join(directory, name))
+
+
+def _changed(path: str) -> float:
+    try:
+        return os.lstat(path).st_mtime
+    except OSError:
+        return 0  # another one removes it
 
 
 def save(directory: str, name: str, data: bytes) -> str:

@@ -200,7 +200,7 @@ class _Stage:
         links.update(self.links)
         key = cache.digest(_FORMAT, links, texts, shown, wrapped, os.uname().machine)
         path = os.path.join(cache_directory, f"gpu-{key}.links")
-        if os.path.isdir(path):
+        if cache.is_kept(path):
             return path
         try:
             texts.update(_wrappers(self.sources) if wrapped else {})

@@ -91,7 +91,7 @@ def cache_bind(
     entries = [(called, place, kind) for (called, kind), place in places.items()]
     name = f"cdi-{cache.digest([_FORMAT, entries], known)}.cache"
     path = os.path.join(around.cache_directory, name)
-    if not os.path.exists(path):
+    if not cache.is_kept(path):
         merged = _merged([ldcache.Entry(*entry) for entry in entries], known)
         path = cache.save(around.cache_directory, name, merged)
     return Bind(path, ldcache.PATH, readonly=True)

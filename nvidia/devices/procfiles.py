@@ -87,7 +87,7 @@ def _kept(directory: str, kind: str, text: str, destination: str) -> tuple[Bind,
     name = f"{kind}-{cache.digest(text)}"
     path = os.path.join(directory, name)
     try:
-        if not os.path.exists(path):
+        if not cache.is_kept(path):
             cache.save(directory, name, text.encode())
     except StoreError:
         return ()  # programs run without it

@@ -45,6 +45,7 @@ def load(
             driver = _found(host, module, named)
             try:
                 cache.save(cache_directory, name, fastjson.dumps(to_json(driver)).encode())
+                cache.forget_unused(cache_directory)
             except StoreError:
                 return driver  # only the next start is slower
         return driver

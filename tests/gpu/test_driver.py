@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -195,3 +196,35 @@ def test_what_is_kept_is_read_and_nothing_else_lies_about(tmp_path):
     cache.save(str(tmp_path / "new"), "name", b"[2]")
     assert cache.load(str(tmp_path / "new"), "name") == [2]
     assert os.listdir(tmp_path / "new") == ["name"]
+
+
+def test_answers_that_no_start_uses_go_with_all_that_belongs_to_them(machine, tmp_path):
+    host, kept = machine(), tmp_path / "kept"
+    old = ("gpu-1.json", "gpu-1.cache", "driver-2.json", "gpu-3.links", "gpu-4.json", "params-5")
+    for name in (*old, "userns-6", "gpu-4.cache"):
+        drivertree.write(str(kept), f"{name}/bin/x" if name.endswith("links") else name, "[]")
+    os.chmod(kept / "gpu-3.links" / "bin", 0o555)
+    two_months_ago = time.time() - 61 * 24 * 3600
+    for name in (*old, "userns-6"):
+        os.utime(kept / name, (two_months_ago, two_months_ago))
+    assert cache.load(str(kept), "gpu-1.json") == [] and cache.is_kept(str(kept / "params-5"))
+    driver.load(host, str(kept))
+    left = sorted(name for name in os.listdir(kept) if not name.startswith("driver-"))
+    assert left == [
+        "gpu-1.cache",
+        "gpu-1.json",
+        "gpu-4.cache",
+        "gpu-4.json",
+        "params-5",
+        "userns-6",
+    ]
+    assert len(os.listdir(kept)) == len(left) + 1
+
+
+def test_use_is_noted_once_a_day(tmp_path):
+    drivertree.write(str(tmp_path), "gpu-1.json", "[1]")
+    for age_s, is_noted in ((3600, False), (30 * 3600, True)):
+        then = time.time() - age_s
+        os.utime(tmp_path / "gpu-1.json", (then, then))
+        assert cache.load(str(tmp_path), "gpu-1.json") == [1]
+        assert ((tmp_path / "gpu-1.json").stat().st_mtime > then + 1) is is_noted
