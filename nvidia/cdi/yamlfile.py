@@ -88,6 +88,8 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     """Return null, a boolean or an integer; all else is text, as its writer wrote it."""
     kind = node.tag[len(_TAG) :] if node.tag.startswith(_TAG) else node.tag
     text: str = node.value
+    if kind == "str" and not node.style and text.startswith("0o"):
+        kind = "int"
     if kind == "null":
         return None
     if kind == "bool":
@@ -100,14 +102,14 @@ def _scalar(node: yaml.ScalarNode) -> Any:
 
 
 def _integer(text: str) -> int | str:
-    """Return an integer; text of the other forms that YAML 1.1 takes for one (`1:30`, `1_000`)."""
+    """Return an integer as Go reads one (`0o17` too); text of YAML 1.1's other form (`1:30`)."""
     digits = text.lstrip("+-")
     base = 10
-    if digits.startswith(("0x", "0b")):
+    if digits.startswith(("0x", "0b", "0o")):
         base = 0
     elif digits.startswith("0") and len(digits) > 1:
         base = 8
-    if len(digits) > 20 or "_" in digits or ":" in digits:
+    if len(digits) > 20 or ":" in digits:
         return text
     try:
         return int(text, base)

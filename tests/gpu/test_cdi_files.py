@@ -54,10 +54,11 @@ def test_yaml_is_read_as_people_write_it(tmp_path):
     assert found.devices[1].edits.env == (("A", "1.10"), ("B", "yes"), ("C", "0x1f"))
 
 
-def test_numbers_of_yaml_are_those_of_version_1_1():
-    text = "[0, 010, 0o10, 0x1f, 0b11, -3, +4, 1_0, 1:30, 1.5, 2001-01-01, ~, yes, 'no']"
+def test_numbers_of_yaml_are_those_of_cdis_own_reader():
+    """Version 1.1, and Go's `0o10`, which is how version 1.2 writes the mode of a node."""
+    text = "[0, 010, 0o10, '0o10', 0o9, 0x1f, 0b11, -3, +4, 1_0, 1:30, 1.5, 2001-01-01, ~, yes]"
     assert yamlfile.loads(text.encode()) == [
-        *(0, 8, "0o10", 31, 3, -3, 4, "1_0", "1:30", "1.5", "2001-01-01", None, True, "no")
+        *(0, 8, 8, "0o10", "0o9", 31, 3, -3, 4, 10, "1:30", "1.5", "2001-01-01", None, True)
     ]
 
 
