@@ -24,6 +24,7 @@ _STAGES = (
     *("poststart", "poststop"),
 )
 _NODE_TYPES = ("", "b", "c", "u", "p")
+NO_PERMISSIONS = "none"
 _MANY = 4096
 """More of one thing than any machine has."""
 
@@ -40,6 +41,7 @@ class Node:
     major: int | None = None
     minor: int | None = None
     permissions: str = ""
+    """Some of `rwm`; `none`: it only shows; empty: all of them."""
 
 
 @dataclass(frozen=True)
@@ -150,11 +152,11 @@ def _device(fields: Fields) -> Device:
 
 
 def _annotations(fields: Fields) -> None:
-    if fields.has("annotations"):
+    inner = fields.inner("annotations")
+    if inner.names():
         fields.demand("0.6.0", fields.at("annotations"))
-        inner = fields.inner("annotations")
-        for key in inner.names():
-            inner.text(key, may_be_number=True)
+    for key in inner.names():
+        inner.text(key, needed=False, may_be_number=True)
 
 
 def _edits(fields: Fields) -> Edits:
@@ -188,7 +190,7 @@ def _node(fields: Fields) -> Node:
         fields.demand("0.5.0", fields.at("hostPath"))
     kind = fields.one_of("type", _NODE_TYPES)
     permissions = fields.text("permissions", needed=False)
-    if not set(permissions) <= set("rwm"):
+    if permissions != NO_PERMISSIONS and not set(permissions) <= set("rwm"):
         raise ValueError(f"{fields.at('permissions')}: {permissions!r} has more than r, w and m")
     major, minor = fields.number("major"), fields.number("minor")
     for key in ("fileMode", "uid", "gid"):  # the host's node shows, with its own
@@ -229,9 +231,9 @@ def _hook(fields: Fields) -> Hook:
 
 
 def _gids(fields: Fields) -> tuple[int, ...]:
-    if fields.has("additionalGids"):
-        fields.demand("0.7.0", fields.at("additionalGids"))
     numbers = fields.numbers("additionalGids", _MANY)
+    if numbers:
+        fields.demand("0.7.0", fields.at("additionalGids"))
     return tuple(number for number in numbers if number)  # 0 says nothing: the specification
 
 

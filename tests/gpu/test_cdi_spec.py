@@ -70,6 +70,17 @@ def test_null_is_the_same_as_absent():
     assert spec.parse(value) == spec.parse(MINIMAL)
 
 
+def test_what_says_nothing_is_of_every_version():
+    empty = {"additionalGids": [], "hooks": [], "intelRdt": None}
+    value = {**cdispecs.minimal(version="0.3.0"), "annotations": {}, "containerEdits": empty}
+    assert spec.parse(value) == spec.parse(cdispecs.minimal(version="0.3.0"))
+
+
+def test_a_node_without_permissions_only_shows():
+    value = cdispecs.minimal(deviceNodes=[{**NODE, "permissions": "none"}])
+    assert spec.parse(value).devices[0].edits.nodes[0].permissions == spec.NO_PERMISSIONS
+
+
 INVALID = [
     # where, what stands there, what the error says
     ((), [], "the document: an object is wanted, not a list|no cdiVersion"),
@@ -136,7 +147,7 @@ INVALID = [
     ((*EDITS, "hooks"), [{"hookName": "poststop"}], "path is missing"),
     ((*EDITS, "hooks"), [{**HOOK, "env": ["A"]}], "is not NAME=VALUE"),
     ((*EDITS, "hooks"), [{**HOOK, "timeout": "1"}], "timeout: an integer is wanted"),
-    ((*EDITS, "additionalGids"), ["video"], "additionalGids.*needs cdiVersion 0.7.0"),
+    ((*EDITS, "additionalGids"), ["video"], "additionalGids.0.: an integer is wanted"),
 ]
 LATER = [
     ("0.3.0", (*EDITS, "mounts"), [{**MOUNT, "type": "bind"}], "0.4.0"),
