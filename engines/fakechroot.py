@@ -26,6 +26,7 @@ from udocker.engines.external import ExternalEngine
 from udocker.engines.rebase import lookup, preload, showing
 from udocker.engines.rebase.rebasing import OUTSIDE, Rebasing
 from udocker.errors import StartError, UdockerError
+from udocker.host import ldconf
 from udocker.host.root import Root
 from udocker.values import dataclass
 
@@ -224,7 +225,7 @@ class FakechrootEngine(ExternalEngine):
     ) -> dict[str, str]:
         """Return the variables by which libfakechroot and the loader find the container."""
         given = _given(spec)
-        own = [path for path in given.get("LD_LIBRARY_PATH", "").split(":") if path]
+        own = [path for path in ldconf.elements(given.get("LD_LIBRARY_PATH", "")) if path]
         preloaded = given.get("LD_PRELOAD", "").replace(":", " ").split()
         first, last = spec.edits.library_dirs, spec.edits.fallback_library_dirs
         searched = dict.fromkeys((*first, *own, *ground.glibc.directories, *last))

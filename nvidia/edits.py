@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from udocker.nvidia.placement.placed import Placement
     from udocker.nvidia.wishes import Wish
 
-_REQUIRING = ("NVIDIA_REQUIRE_", "CUDA_VERSION")
-"""What variables are called by which images require something."""
-
 
 @dataclass(frozen=True)
 class GpuPlan:
@@ -85,6 +82,7 @@ def _plan(
         host_root=host.root,
         mode=request.compat,
         library_path=program.get("LD_LIBRARY_PATH", ""),
+        preload=program.get("LD_PRELOAD", ""),
     )
     edits = ContainerEdits(
         env=selection.visible_devices(gpus, wish.selection, environment)
@@ -128,9 +126,9 @@ def _unmet(
     request: GpuRequest, found: Driver, gpus: tuple[Gpu, ...], placed: Placement
 ) -> tuple[str, ...]:
     """Return a note on each requirement of the image that is not met. Raises GpuError if strict."""
-    if not any(name.startswith(_REQUIRING) for name, _ in request.program_env):
+    if not wishes.requires(request.program_env):
         return ()
-    from udocker.nvidia import requirement  # most images require nothing
+    from udocker.nvidia import requirement
 
     facts = requirement.facts_of(found.version, len(gpus), placed.cuda)
     return requirement.unmet(request.program_env, facts, strict=request.strict)

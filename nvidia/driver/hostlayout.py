@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from udocker.host import ldcache
+from udocker.host import ldcache, ldconf
 from udocker.host.root import Root
 from udocker.nvidia.driver import libraries
 from udocker.values import dataclass
@@ -167,7 +167,7 @@ def cached_places(host: Host, root: Root) -> Iterator[Place]:
 
 def variable_places(environment: Mapping[str, str]) -> tuple[Place, ...]:
     """Return the directories of the user's own `LD_LIBRARY_PATH`."""
-    directories = environment.get("LD_LIBRARY_PATH", "").split(":")[:_MAX_DIRECTORIES]
+    directories = ldconf.elements(environment.get("LD_LIBRARY_PATH", ""))[:_MAX_DIRECTORIES]
     return tuple(Place(d, "LD_LIBRARY_PATH") for d in directories if d.startswith("/"))
 
 

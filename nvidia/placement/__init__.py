@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from udocker.host.root import Root
     from udocker.nvidia.driver.installation import Driver
 
-_FORMAT = 4
+_FORMAT = 5
 _WATCHED = (
     ldcache.PATH,
     ldconf.PATH,
@@ -53,14 +53,15 @@ def place(
     host_root: str = "",
     mode: str = "auto",
     library_path: str = "",
+    preload: str = "",
 ) -> Placement:
     """Return what of `driver` goes into `image` for `capabilities`.
 
-    `host_root` is where the host's files lie, `mode` that of `compat.decide`, `library_path` the
-    program's LD_LIBRARY_PATH. Remembered in `directory`. Raises GpuError when the image cannot
-    load the driver at all.
+    `host_root` is where the host's files lie, `mode` that of `compat.decide`, `library_path` and
+    `preload` are the program's LD_LIBRARY_PATH and LD_PRELOAD. Remembered in `directory`. Raises
+    GpuError when the image cannot load the driver at all.
     """
-    words = [_FORMAT, driver.key, capabilities, machine, mode, library_path, image.origin]
+    words = [_FORMAT, driver.key, capabilities, machine, mode, library_path, preload, image.origin]
     name = "gpu-" + cache.digest(*words, _identity(image, machine, capabilities, library_path))
     kept = from_json(cache.load(directory, f"{name}.json"))
     if kept is not None and _still_holds(kept, image):
@@ -68,7 +69,7 @@ def place(
     from udocker.nvidia.placement import choosing
 
     made, merged = choosing.choose(
-        driver, capabilities, image, machine, host_root, mode, library_path
+        driver, capabilities, image, machine, host_root, mode, library_path, preload
     )
     try:
         if merged:
@@ -98,7 +99,7 @@ def _identity(
     watched = [*_WATCHED, *places, *(f"{place}/{_LIBC}" for place in places)]
     if libraries.COMPAT32 in capabilities and machine in ldcache.COMPAT32:
         watched += ldcache.default_directories(ldcache.COMPAT32[machine])
-    named = library_path.split(":")[:MAX_ELEMENTS]
+    named = ldconf.elements(library_path)[:MAX_ELEMENTS]
     watched += [element for element in named if element.startswith("/")]
     return [_state(path) for place in watched for path in image.resolve_all(place) or ("",)]
 

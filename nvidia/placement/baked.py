@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from itertools import islice
 
-from udocker.host import ldcache
+from udocker.host import ldcache, ldconf
 from udocker.nvidia.driver import libraries
 from udocker.nvidia.placement.placed import MAX_ELEMENTS
 from udocker.values import dataclass
@@ -103,7 +103,7 @@ def _directories(loader: Loader, library_path: str) -> Iterator[str]:
     flags = ldcache.FLAGS.get(loader.machine, -1)
     cached = (e.path for e in loader.cache.entries if e.flags == flags and is_locked(e.name))
     places += [os.path.dirname(path) for path in cached]
-    named = library_path.split(":")[:MAX_ELEMENTS]
+    named = ldconf.elements(library_path)[:MAX_ELEMENTS]
     places += [place for place in named if place.startswith("/")]
     seen = set()
     for directory in (d for place in places for d in (place, f"{place}/vdpau")):

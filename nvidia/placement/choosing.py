@@ -36,6 +36,7 @@ def choose(
     host_root: str,
     mode: str,
     library_path: str,
+    preload: str,
 ) -> tuple[Placement, bytes]:
     """Return what goes into `image`, and the bytes of its new ld.so.cache (nothing: it needs none).
 
@@ -49,18 +50,18 @@ def choose(
     decision = compat.decide(image, driver.version, mode)
     stale = baked.find(loader, driver, library_path, decision.directories)
     first = _first_directories(selection, decision)
-    path = searchpath.cleaned(
-        library_path,
+    search = searchpath.cleaned(
+        {searchpath.LIBRARY_PATH: library_path, searchpath.PRELOAD: preload},
         image,
         first,
-        frozenset(baked.sonames(driver)),
+        baked.sonames(driver),
         decision.directories if decision.use else (),
     )
     made = Placement(
         libraries=(*_placed(selection.first, first=True), *_placed(selection.fallback)),
         shadows=tuple(_shadows(stale, selection, decision)),
         first=first,
-        library_path=path.value,
+        search=search.variables,
         variables=tuple(_variables(selection, image, machine)),
         cuda=decision.cuda,
         notes=(
@@ -68,7 +69,7 @@ def choose(
             *_smaller_notes(driver, capabilities),
             *_baked_notes(stale, driver.version),
             *_compat_notes(decision, mode),
-            *path.notes,
+            *search.notes,
         ),
     )
     return made, ldcache.serialize(merged(loader, selection, decision))

@@ -45,8 +45,8 @@ class Placement:
     """Host files over files of another driver that the image carries."""
     first: tuple[str, ...] = ()
     """Directories of the container that come before the image's own."""
-    library_path: str | None = None
-    """What LD_LIBRARY_PATH becomes; None: it stays."""
+    search: tuple[tuple[str, str], ...] = ()
+    """What LD_LIBRARY_PATH and LD_PRELOAD become, where they would lead past the host's driver."""
     variables: tuple[tuple[str, str], ...] = ()
     """By which programs find plug-ins, unless they are told otherwise already."""
     cuda: tuple[int, int] | None = None
@@ -67,7 +67,7 @@ class Placement:
         places = dict.fromkeys(os.path.dirname(a.destination) for a in self.libraries)
         last = [place for place in places if place.startswith(FALLBACK)]
         return ContainerEdits(
-            env=() if self.library_path is None else (("LD_LIBRARY_PATH", self.library_path),),
+            env=self.search,
             binds=tuple(binds),
             symlinks=tuple(links),
             library_dirs=self.first,
@@ -87,7 +87,7 @@ def to_json(made: Placement) -> list[Any]:
         made.cache_file,
         [[a.source, a.destination] for a in made.shadows],
         made.first,
-        made.library_path,
+        made.search,
         made.variables,
         made.cuda,
         made.notes,
@@ -97,13 +97,13 @@ def to_json(made: Placement) -> list[Any]:
 def from_json(value: Any) -> Placement | None:
     """Return the placement that `to_json` wrote; None for anything else."""
     try:
-        held, cache_file, shadows, first, library_path, variables, cuda, notes = value
+        held, cache_file, shadows, first, search, variables, cuda, notes = value
         return Placement(
             tuple(Placed(source, to, tuple(names)) for source, to, names in held),
             cache_file,
             tuple(Placed(source, to) for source, to in shadows),
             tuple(first),
-            library_path,
+            tuple((name, text) for name, text in search),
             tuple((name, text) for name, text in variables),
             None if cuda is None else (cuda[0], cuda[1]),
             tuple(notes),

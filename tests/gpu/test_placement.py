@@ -136,7 +136,7 @@ def test_compat_libraries_that_are_taken_come_first_of_all(place, image):
     assert known.paths("libcuda.so.1", FLAGS)[0] == f"/{COMPAT}/libcuda.so.590.44.01"
     assert known.paths("libnvidia-ml.so.1", FLAGS) == (f"{LIB}/libnvidia-ml.so.1",)
     assert made.edits.library_dirs == (f"/{COMPAT}", LIB)
-    assert made.library_path is None
+    assert made.search == ()
     assert [note for note in made.notes if "cuda-compat 590.44.01 is used" in note]
 
 
@@ -156,7 +156,7 @@ def test_compat_libraries_that_are_set_aside_are_found_by_nobody(place, image):
     known = merged(made)
     assert known.paths("libcuda.so.1", FLAGS) == (f"{LIB}/libcuda.so.1",)
     assert known.paths("libnvidia-new.so.590.44.01", FLAGS) == ()
-    assert made.library_path == "/opt"
+    assert dict(made.search) == {"LD_LIBRARY_PATH": "/opt"}
     assert made.shadows == ()
     assert made.notes == (
         "gpu: LD_LIBRARY_PATH without /usr/local/cuda/compat: "
@@ -179,7 +179,7 @@ def test_a_driver_baked_into_the_image_is_hidden_wherever_it_is_found(place, ima
     tree = image(files=files)
     drivertree.link(tree.path, f"{WHERE}/libcuda.so.1", "libcuda.so.550.54.14")
     drivertree.link(tree.path, f"{WHERE}/libnvidia-ml.so.1", "libnvidia-ml.so.550.54.14")
-    path = "/usr/local/nvidia/lib64:/opt/app:/usr/local/cuda/lib64/stubs:/none"
+    path = "/usr/local/nvidia/lib64;/opt/app:/usr/local/cuda/lib64/stubs;/none"
     made = place(tree, library_path=path)
     hidden = {a.destination: os.path.basename(a.source) for a in made.shadows}
     assert hidden == {
@@ -190,7 +190,7 @@ def test_a_driver_baked_into_the_image_is_hidden_wherever_it_is_found(place, ima
     }
     assert all(os.path.isfile(a.source) for a in made.shadows)
     assert made.shadow_binds[0].readonly
-    assert made.library_path == f"{LIB}:/opt/app:/none"
+    assert dict(made.search)["LD_LIBRARY_PATH"] == f"{LIB}:/opt/app:/none"
     baked = [note for note in made.notes if "contains its own" in note]
     assert baked == [
         f"gpu: image contains its own libcuda.so.1 (550.54.14, /{WHERE}) and 4 other driver files"
@@ -202,7 +202,8 @@ def test_a_driver_baked_into_the_image_is_hidden_wherever_it_is_found(place, ima
 def test_a_search_path_without_end_is_not_read_to_its_end(place, image):
     tree = image(files={"opt/app/libcuda.so.1": stub("libcuda.so.1")})
     path = ":".join(["/opt/app", *(f"/opt/{number}" for number in range(5000)), "/opt/app"])
-    assert place(tree, library_path=path).library_path == path.partition(":")[2]
+    made = place(tree, library_path=path)
+    assert dict(made.search)["LD_LIBRARY_PATH"] == path.partition(":")[2]
 
 
 def test_no_shadow_leads_out_of_the_image(place, image, tmp_path):

@@ -1,4 +1,7 @@
-"""The directories that a tree's `/etc/ld.so.conf` names. Source: ldconfig(8)."""
+"""The directories that a tree's `/etc/ld.so.conf` and a program's LD_LIBRARY_PATH name.
+
+Source: ldconfig(8), ld.so(8).
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,11 @@ def directories(root: Root, path: str = PATH, depth: int = 0) -> Iterator[str]:
                 yield from directories(root, included, depth + 1)
         elif words[:1] != ["hwcap"]:
             yield from (word for word in words if word.startswith("/"))
+
+
+def elements(library_path: str) -> list[str]:
+    """Return what an LD_LIBRARY_PATH names, in its order; colons and semicolons separate."""
+    return library_path.replace(";", ":").split(":")
 
 
 def _included(root: Root, patterns: list[str], including: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from udocker.errors import UdockerError
-from udocker.host import elffacts, ldcache
+from udocker.host import elffacts, ldcache, ldconf
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -101,7 +101,7 @@ def search_path(
 
 def library_path(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return the directories that `LD_LIBRARY_PATH` names, the first of many."""
-    named = environment.get("LD_LIBRARY_PATH", "").split(":")
+    named = ldconf.elements(environment.get("LD_LIBRARY_PATH", ""))
     return tuple(name for name in named if name.startswith("/"))[:_MAX_DIRECTORIES]
 
 
