@@ -34,6 +34,8 @@ _MOST_CHANNELS = 1 << 20
 _CDI_KINDS = ("nvidia.com/gpu=", "runtime.nvidia.com/gpu=")
 _LABELS = ("com.nvidia.cuda.version", "com.nvidia.cudnn.version")
 _VOLUMES_LABEL = "com.nvidia.volumes.needed"
+_REQUIRING = ("NVIDIA_REQUIRE_", "CUDA_VERSION")
+"""What variables are called by which images require something."""
 _TRUE = ("1", "t", "true", "y", "yes", "on")
 _MOST_WORDS = 1024
 
@@ -122,6 +124,11 @@ def read(request: GpuRequest) -> Wish:
         channels=channels,
         notes=notes,
     )
+
+
+def requires(program_env: tuple[tuple[str, str], ...]) -> bool:
+    """Tell whether the image may require anything of driver and GPUs; most do not."""
+    return any(name.startswith(_REQUIRING) for name, _ in program_env)
 
 
 def is_true(text: str) -> bool:

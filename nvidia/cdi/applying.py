@@ -15,6 +15,7 @@ import stat
 from udocker.containers.spec import Bind, ContainerEdits, DeviceNode, Tmpfs
 from udocker.errors import StartError
 from udocker.nvidia.cdi import hooks
+from udocker.nvidia.cdi.spec import NO_PERMISSIONS
 from udocker.nvidia.cdi.surroundings import Surroundings
 from udocker.values import dataclass
 
@@ -49,13 +50,15 @@ def plan(
     cache_directory: str,
     *,
     library_cache: str = "",
+    program_env: tuple[tuple[str, str], ...] = (),
     ignore_hooks: bool = False,
 ) -> CdiPlan:
     """Return what `devices` need in a container from `image`.
 
-    `library_cache` is the host path of an ld.so.cache that is to show in place of the image's.
-    Files are written into `cache_directory`. Raises StartError for what this node does not have,
-    for what only root may do, and, unless `ignore_hooks`, for hooks that are not known.
+    `library_cache` is the host path of an ld.so.cache that is to show in place of the image's,
+    `program_env` the program's environment. Files are written into `cache_directory`. Raises
+    StartError for what this node does not have, for what only root may do, and, unless
+    `ignore_hooks`, for hooks that are not known.
     """
     gathered = tuple(_in_order(devices))
     for path, edits in gathered:
@@ -64,16 +67,16 @@ def plan(
             raise StartError(text, hint="ask for a device without it")
     nodes, notes = _nodes(host, gathered)
     binds, tmpfs = _mounts(host, gathered)
+    env = tuple(pair for _, edits in gathered for pair in edits.env)
+    around = Surroundings(
+        host, image, cache_directory, nodes, binds, library_cache, program_env + env
+    )
     result = hooks.emulate(
         tuple((path, hook) for path, edits in gathered for hook in edits.hooks),
-        Surroundings(host, image, cache_directory, nodes, binds, library_cache),
+        around,
         ignore_unknown=ignore_hooks,
     )
-    made = ContainerEdits(
-        env=tuple(pair for _, edits in gathered for pair in edits.env),
-        device_nodes=nodes,
-        binds=binds,
-    )
+    made = ContainerEdits(env=env, device_nodes=nodes, binds=binds)
     return CdiPlan(made | result.edits, tmpfs, notes + _groups(gathered) + result.notes)
 
 
@@ -116,7 +119,7 @@ def _node(host: Host, spec_path: str, node: Node, notes: list[str]) -> DeviceNod
         if said != number:
             is_said, is_now = ":".join(map(str, said)), ":".join(map(str, number))
             notes.append(f"cdi: {node.host_path} is {is_now}, not {is_said} as {spec_path} says")
-    wanted = node.permissions or "rw"
+    wanted = node.permissions.replace(NO_PERMISSIONS, "") if node.permissions else "rw"
     modes = (os.R_OK if "r" in wanted else 0) | (os.W_OK if "w" in wanted else 0)
     if not os.access(source, modes):
         notes.append(f"cdi: {node.host_path} may not be opened by this user (mode, group or job)")

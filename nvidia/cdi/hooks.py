@@ -119,7 +119,35 @@ class _Made:
             symlinks=links,
             library_dirs=folders,
         )
+        edits |= self._search(folders, found, newer)
         return Result(edits, tuple(self.notes))
+
+    def _search(
+        self,
+        folders: tuple[str, ...],
+        found: tuple[loading.Library, ...],
+        newer: tuple[loading.Library, ...],
+    ) -> ContainerEdits:
+        """Return variables that would lead the program past the driver, as they must be.
+
+        What has to come before a directory of the image is a directory of links to the driver
+        alone: in `folders` may lie the image's own libraries, too.
+        """
+        program = dict(self.around.program_env)
+        if not folders or not program.keys() & {"LD_LIBRARY_PATH", "LD_PRELOAD"}:
+            return ContainerEdits()
+        from udocker.nvidia.placement import baked, placed, searchpath
+
+        image, place = self.around.image, placed.DIRECTORY
+        locked = [library for library in found if baked.is_locked(library.soname)]
+        sonames = {a.soname.partition(".so")[0]: a.soname for a in locked}
+        meant = (*folders, *(os.path.dirname(a.path) for a in newer))
+        kept = tuple(image.locate(folder) or folder for folder in meant)
+        search = searchpath.cleaned(program, image, (place,), sonames, kept)
+        self.notes += search.notes
+        is_used = any(place in value.split(":") for _, value in search.variables)
+        links = [Symlink(f"{place}/{a.soname}", a.path) for a in locked if is_used]
+        return ContainerEdits(env=search.variables, symlinks=tuple(links))
 
     def _newer_libraries(self) -> tuple[loading.Library, ...]:
         """Return the image's own newer CUDA libraries, where NVIDIA's rule takes them."""
@@ -231,6 +259,15 @@ def _update_application_profile(made: _Made, _: Call) -> None:
     made.binds += procfiles.profile_of(minors, made.around.cache_directory)
 
 
+def _check_requirements(_: _Made, __: Call) -> None:
+    """What an image requires of a GPU is judged whatever its specification says."""
+
+
+def _apply_cuda_memory_limits(made: _Made, _: Call) -> None:
+    if "NVIDIA_GPU_MEMORY_LIMIT" in dict(made.around.program_env):
+        made.notes.append("cdi: limits of GPU memory are not set: that needs root")
+
+
 def _chmod(made: _Made, call: Call) -> None:
     """A user may not change the mode of the host's nodes; what counts is whether they open."""
     if call.values("path"):
@@ -245,5 +282,7 @@ _ACTIONS: dict[str, Callable[[_Made, Call], None]] = {
     "cudacompat": _enable_cuda_compat,
     "disable-device-node-modification": _disable_device_node_modification,
     "update-application-profile": _update_application_profile,
+    "check-requirements": _check_requirements,
+    "apply-cuda-memory-limits": _apply_cuda_memory_limits,
     "chmod": _chmod,
 }

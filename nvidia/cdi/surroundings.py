@@ -22,6 +22,8 @@ class Surroundings:
     binds: tuple[Bind, ...] = ()
     library_cache: str = ""
     """Host path of an ld.so.cache that shows in place of the image's; empty: the image's own."""
+    program_env: tuple[tuple[str, str], ...] = ()
+    """The environment of the container's program."""
 
 
 @dataclass(frozen=True)

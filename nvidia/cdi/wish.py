@@ -7,7 +7,7 @@ import os
 from udocker.host import ldcache
 from udocker.nvidia.cdi import applying, driverfiles, registry
 from udocker.nvidia.cdi.driverfiles import KIND as GPU_KIND
-from udocker.values import dataclass
+from udocker.values import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class CdiRequest:
     """Hooks that are not known are left out, not an error."""
     own_gpus: bool = False
     """GPUs are taken from udocker's own discovery, whatever specifications say of them."""
+    strict: bool = False
+    """What the image requires of driver and GPUs must be met."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Chosen:
 
     devices: tuple[Found, ...]
     left_gpus: bool = False
+    described: bool = False
+    """A specification has the GPUs, too, which are left."""
     notes: tuple[str, ...] = ()
 
 
@@ -57,8 +61,9 @@ def choose(
     gpus = tuple(str(name) for name in wanted if name.kind == GPU_KIND)
     others = known.resolve(str(name) for name in wanted if name.kind != GPU_KIND)
     notes = known.faults
-    if request.own_gpus or not all(name in known.devices for name in gpus):
-        return Chosen(others, bool(gpus), notes)
+    described = all(name in known.devices for name in gpus)
+    if request.own_gpus or not described:
+        return Chosen(others, bool(gpus), bool(gpus) and described, notes)
     found = known.resolve(gpus)
     fault = next(filter(None, (_fault(host, device) for device in found)), None)
     if fault:
@@ -89,17 +94,49 @@ def plan(
     image: Root,
     cache_directory: str,
     present: ContainerEdits,
+    program_env: tuple[tuple[str, str], ...] = (),
 ) -> CdiPlan:
     """Return what the chosen devices need in a container from `image` that has `present` already.
 
-    Raises StartError, as `applying.plan`.
+    `program_env` is the program's environment. Raises StartError, as `applying.plan`, and
+    GpuError where what the image requires is to be met and is not.
     """
     caches = [bind.source for bind in present.binds if bind.destination == ldcache.PATH]
-    return applying.plan(
+    made = applying.plan(
         host,
         chosen.devices,
         image,
         cache_directory,
         library_cache=(caches or [""])[-1],
+        program_env=program_env,
         ignore_hooks=request.ignore_hooks,
     )
+    unmet = _unmet(host, chosen, image, program_env, strict=request.strict)
+    return replace(made, notes=made.notes + unmet)
+
+
+def _unmet(
+    host: Host,
+    chosen: Chosen,
+    image: Root,
+    program_env: tuple[tuple[str, str], ...],
+    *,
+    strict: bool,
+) -> tuple[str, ...]:
+    """Return a note on each requirement of the image that its GPUs do not meet."""
+    gpus = [found.spec for found in chosen.devices if found.spec.kind == GPU_KIND]
+    if not gpus:
+        return ()
+    from udocker.nvidia import wishes
+
+    if not wishes.requires(program_env):
+        return ()
+    from udocker.nvidia import requirement
+    from udocker.nvidia.placement import compat
+
+    version = driverfiles.version_of(gpus[0]) or driverfiles.loaded_version(host)
+    if not version:
+        return ()
+    newer = compat.decide(image, version).cuda
+    facts = requirement.facts_of(version, len(gpus), newer)
+    return requirement.unmet(program_env, facts, strict=strict)

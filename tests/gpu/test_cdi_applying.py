@@ -338,7 +338,8 @@ def test_a_specification_of_which_a_file_is_gone_is_stale(node):
 def test_a_gpu_that_no_specification_has_is_left_to_the_discovery(node):
     host = node()
     assert choose(host, "nvidia.com/gpu=7") == wish.Chosen((), left_gpus=True)
-    assert choose(host, "nvidia.com/gpu=0", own_gpus=True) == wish.Chosen((), left_gpus=True)
+    known = wish.Chosen((), left_gpus=True, described=True)
+    assert choose(host, "nvidia.com/gpu=0", own_gpus=True) == known
 
 
 def test_another_jobs_gpu_is_left_to_the_discovery(node, monkeypatch):

@@ -39,14 +39,17 @@ def with_devices(
         request.cdi_directories,
         ignore_hooks=request.cdi_ignore_hooks,
         own_gpus=_says_more(request) or features.CHEAP_BINDS not in engine.features,
+        strict=request.gpu_strict,
     )
     cache = f"{settings.directory}/cache"
     chosen = wish.choose(host, asked, cache, settings.environment)
     named = any(name.startswith(CDI_KIND) for name in request.cdi_devices)
     if named and not chosen.left_gpus:
         request = replace(request, gpu="none")
+    elif chosen.described and not _says_more(request):
+        request = replace(request, gpu_capabilities="all")  # as the specification has it
     spec, notes = withgpus.with_gpus(spec, engine, host, request, settings, image, config)
-    plan = wish.plan(host, chosen, asked, image, cache, spec.edits)
+    plan = wish.plan(host, chosen, asked, image, cache, spec.edits, spec.process.env)
     spec = replace(_without_older(spec, plan.edits), tmpfs=spec.tmpfs + plan.tmpfs)
     return spec, (*chosen.notes, *notes, *plan.notes)
 
