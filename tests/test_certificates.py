@@ -123,6 +123,15 @@ def test_the_users_directory_comes_first(tmp_path):
         assert registry_directory("quay.io", environment) == str(tmp_path / place / "quay.io")
 
 
+@pytest.mark.parametrize("name", ["docker.io", "registry-1.docker.io"])
+def test_certificates_for_docker_hub_are_found_under_both_its_names(tmp_path, name):
+    directory = tmp_path / ".docker/certs.d" / name
+    os.makedirs(directory)
+    environment = {"HOME": str(tmp_path)}
+    assert registry_directory("registry-1.docker.io", environment) == str(directory)
+    assert registry_directory("index.docker.io", environment) == ""
+
+
 def test_certificates_are_checked_unless_insecure():
     assert context("quay.io", {}).verify_mode == ssl.CERT_REQUIRED
     assert context("quay.io", {}, insecure=True).verify_mode == ssl.CERT_NONE

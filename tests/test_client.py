@@ -300,6 +300,19 @@ def range_not_satisfiable(proxy):
     proxy.add("/blobs/", status(416))
 
 
+def range_refused(proxy):
+    proxy.add("/blobs/", proxy.cut(2 << 20))
+    proxy.add("/blobs/", status(400))
+
+
+def all_of_it_as_a_range(proxy):
+    def change(asked, reply):
+        whole = f"bytes 0-{len(reply.body) - 1}/{len(reply.body)}"
+        return replace(reply, status=206, headers={**reply.headers, "Content-Range": whole})
+
+    proxy.add("/blobs/", change)
+
+
 def busy(proxy):
     proxy.add("/blobs/", status(503, {"Retry-After": "0"}))
     proxy.add("/blobs/", status(429))
@@ -321,6 +334,8 @@ WAYS = [
     range_of_another_size,
     unnamed_range,
     range_not_satisfiable,
+    range_refused,
+    all_of_it_as_a_range,
     busy,
     ends_early,
     resets,

@@ -38,6 +38,20 @@ PROXIES = [
     ({"https_proxy": "http://p:1", "no_proxy": "10.0.0.0/8"}, "https://10.1.2.3/", None),
     ({"https_proxy": "http://p:1", "no_proxy": "10.0.0.0/8"}, "https://11.1.1.1/", "http://p:1"),
     ({"https_proxy": "http://p:1", "no_proxy": "2001:db8::/32"}, "https://[2001:db8::1]/", None),
+    ({"https_proxy": "http://p:1", "no_proxy": "[2001:db8::1]"}, "https://[2001:db8::1]/", None),
+    (
+        {"https_proxy": "http://p:1", "no_proxy": "[2001:db8::1]:5"},
+        "https://[2001:db8::1]:5/",
+        None,
+    ),
+    (
+        {"https_proxy": "http://p:1", "no_proxy": "[2001:db8::1]:5"},
+        "https://[2001:db8::1]:6/",
+        "http://p:1",
+    ),
+    ({"https_proxy": "http://p:1", "no_proxy": "quay.io."}, "https://quay.io/", None),
+    ({"https_proxy": "http://p:1", "no_proxy": "10.1.2.3:443"}, "https://10.1.2.3/", None),
+    ({"https_proxy": "http://p:1", "no_proxy": "10.1.2.3:80"}, "https://10.1.2.3/", "http://p:1"),
 ]
 
 

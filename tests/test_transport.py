@@ -342,6 +342,17 @@ def test_a_redirect_to_what_is_no_web_address_is_refused(location):
     assert "word" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    "location",
+    ["http://h:99999/x?sig=s3cret", "http://u:s3cret@[/x", "http://u:s3cret@h:x/y?s3cret"],
+)
+def test_a_redirect_to_what_is_no_address_shows_no_secret(location):
+    moved = Reply(307, {"Location": location})
+    with Server(lambda _: moved) as server, pytest.raises(RegistryError, match="addr") as caught:
+        body(transport(server.host))
+    assert "s3cret" not in str(caught.value)
+
+
 def test_redirects_end():
     with (
         Server(lambda asked: Reply(307, {"Location": asked.path})) as server,

@@ -5,8 +5,8 @@ Source: distribution-spec 1.1, "Pulling blobs"; RFC 9110, section 14.
 
 from __future__ import annotations
 
-from udocker.errors import ImageNotFound, IntegrityError, RegistryError
-from udocker.registry.faults import BlobMissing, Unavailable, printable
+from udocker.errors import AccessDenied, ImageNotFound, IntegrityError, RegistryError
+from udocker.registry.faults import BlobMissing, Unavailable, Unreachable, printable
 from udocker.registry.route import shown
 from udocker.registry.transport import Request
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from udocker.registry.connection import Response
     from udocker.registry.transport import Transport
 
+_NOT_OF_RANGES = (AccessDenied, Unavailable, Unreachable)
+"""What would be said of a request without a range as well."""
 MIN_PROGRESS_BYTES = 1 << 20
 """A connection that brings less before it breaks counts as an attempt in vain."""
 
@@ -95,7 +97,7 @@ class BlobReader:
         return IntegrityError(f"{self._subject}: the registry sends more than its {size} bytes")
 
     def _open(self) -> Response:
-        resumed = self._is_part or (self._ranges and self._position)
+        resumed = bool(self._is_part or (self._ranges and self._position))
         last = str(self._end - 1) if self._is_part else ""
         request = Request(
             "GET",
@@ -103,12 +105,17 @@ class BlobReader:
             self._repository,
             self._subject,
             headers=(("Range", f"bytes={self._position}-{last}"),) if resumed else (),
-            accepted=(200, 206, 416) if resumed else (200,),
+            accepted=(200, 206, 416) if resumed else (200, 206),
         )
         try:
             return self._transport.open(request)
         except ImageNotFound as error:
             raise self._missing(error) from error
+        except RegistryError as error:
+            if not resumed or self._is_part or isinstance(error, _NOT_OF_RANGES):
+                raise
+            self._ranges = False  # it may have the whole all the same
+            raise Unavailable(error.message) from error
 
     def _missing(self, error: ImageNotFound) -> BlobMissing:
         if not self._repository or not self._descriptor.urls:

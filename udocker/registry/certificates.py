@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable, Mapping
 
 from udocker.errors import UsageError
+from udocker.reference import registry_at
 
 SYSTEM_DIRECTORIES = ("/etc/containers/certs.d", "/etc/docker/certs.d")
 _FILE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
@@ -48,15 +49,18 @@ def context(
 def registry_directory(host: str, environment: Mapping[str, str]) -> str:
     """Return the directory with the certificates of a registry; empty: it has none.
 
-    The first one that is there counts: the user's own before the system's.
+    The first one that is there counts: the user's own before the system's. Docker Hub's is called
+    as users call it, or as the host is that speaks for it.
     """
     home = environment.get("HOME", "")
     config = environment.get("XDG_CONFIG_HOME") or (home and f"{home}/.config")
     own = [f"{config}/containers/certs.d"] if config else []
     docker = [f"{home}/.docker/certs.d"] if home else []
+    names = dict.fromkeys((registry_at(host), host))
     for parent in (*own, *docker, *SYSTEM_DIRECTORIES):
-        if os.path.isdir(f"{parent}/{host}"):
-            return f"{parent}/{host}"
+        for name in names:
+            if os.path.isdir(f"{parent}/{name}"):
+                return f"{parent}/{name}"
     return ""
 
 

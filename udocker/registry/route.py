@@ -37,7 +37,7 @@ def split(url: str) -> SplitResult:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - reading it is what checks it
     except ValueError:
-        raise RegistryError(f"{url[:100]!r} is not the address of a server") from None
+        raise RegistryError(f"{_harmless(url)!r} is not the address of a server") from None
     return parts
 
 
@@ -46,7 +46,7 @@ def join(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError:
-        raise RegistryError(f"{shown(url)} leads to {location[:100]!r}, no address") from None
+        raise RegistryError(f"{shown(url)} leads to {_harmless(location)!r}, no address") from None
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
@@ -60,6 +60,11 @@ def shown(url: str) -> str:
     parts = split(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
+
+
+def _harmless(text: str) -> str:
+    """Return what may be printed of a text that is no URL, and may yet hold what one can hold."""
+    return text.partition("?")[0].rpartition("@")[2][:100]
 
 
 class Route:
@@ -92,9 +97,9 @@ def _matches(exception: str, host: str, port: int | None) -> bool:
     except ValueError:
         pass
     name, colon, digits = exception.rpartition(":")
-    if colon and digits.isdecimal():
+    if colon and digits.isdecimal() and not exception.endswith("]"):
         if int(digits) != port:
             return False
-        exception = name.strip("[]")
-    suffix = exception.lower().lstrip("*").lstrip(".")
+        exception = name
+    suffix = exception.strip("[]").lower().lstrip("*").strip(".")
     return bool(suffix) and (host == suffix or host.endswith("." + suffix))
