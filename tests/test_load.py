@@ -28,7 +28,8 @@ from archives import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from images import COMPRESSIONS, manifest
-from registries import Layout, digest, needs
+from registries import KIND, Layout, digest, needs
+from signing import SIMPLE
 from tarballs import archive, entry, file, header
 
 from udocker.errors import IntegrityError, InvalidDocument, UdockerError, UsageError
@@ -177,7 +178,45 @@ def test_a_signature_in_a_layout_is_no_image(load, tmp_path, capsys):
     files[f"blobs/sha256/{digest(about)[7:]}"] = about
     files["index.json"] = json.dumps(index).encode()
     assert load(packed(files)) == ["img:1"]
-    assert "is not an image" in capsys.readouterr().err
+    assert "is passed over" in capsys.readouterr().err
+
+
+def with_entry(files, document, media_type, **more):
+    """Return the files of a layout that lists one more document."""
+    data = document if isinstance(document, bytes) else json.dumps(document).encode()
+    index = json.loads(files["index.json"])
+    listed = {"mediaType": media_type, "digest": digest(data), "size": len(data), **more}
+    index["manifests"].insert(0, listed)
+    path = f"blobs/{digest(data).replace(':', '/')}"
+    return {**files, path: data, "index.json": json.dumps(index).encode()}
+
+
+ABOUT = {"mediaType": f"{KIND}.manifest.v1+json", "digest": digest(b"x"), "size": 1}
+OTHERS = {
+    "a cosign signature": ("manifest", {"config": f"{KIND}.config.v1+json", "layer": SIMPLE}),
+    "a Helm chart": ("manifest", {"config": "application/vnd.cncf.helm.config.v1+json"}),
+    "an index without container images": (
+        "index",
+        {"manifests": [{**ABOUT, "artifactType": "application/vnd.example"}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_what_lies_beside_an_image_is_named_and_passed_over(load, what, capsys):
+    kind, members = OTHERS[what]
+    if kind == "manifest":
+        config = {**ABOUT, "mediaType": members["config"]}
+        layers = [{**ABOUT, "mediaType": members.get("layer", "application/x")}]
+        members = {"config": config, "layers": layers}
+    media_type = f"{KIND}.{kind}.v1+json"
+    document = {"schemaVersion": 2, "mediaType": media_type, **members}
+    assert load(packed(with_entry(layout_files(Image()), document, media_type))) == ["img:1"]
+    assert what in capsys.readouterr().err
+    alone = with_entry(layout_files(), document, media_type)
+    with pytest.raises(InvalidDocument, match=what):
+        load(packed(alone))
+    assert load(packed({**docker_files(Image(names=["other:1"])), **alone})) == ["other:1"]
 
 
 def test_an_image_may_have_a_type_and_be_about_another(load):

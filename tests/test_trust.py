@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import HERE, add_image, add_index
 from registries import KIND, DockerRegistry, Layout, Proxy, Reply, needs
-from signing import KINDS, SIGNATURE, Repository, Signer, index, payload
+from signing import ANNOTATION, KINDS, SIGNATURE, SIMPLE, Repository, Signer, index, payload
 from tarballs import archive, file, folder
 
 from udocker.errors import TrustError
@@ -357,6 +358,42 @@ def verify(case, *words, **options):
     done = case.user.udocker("verify", *words, check=False, **options)
     assert "Traceback" not in done.stderr
     return done
+
+
+def put_beside(case, message, text):
+    """Let the layout list a signature beside the image, as `cosign save` does."""
+    layout = case.layout
+    layer = {**layout.blob(message, SIMPLE), "annotations": {ANNOTATION: text}}
+    config = layout.blob(b"{}", f"{KIND}.config.v1+json")
+    kind = f"{KIND}.manifest.v1+json"
+    layout.add_document(
+        case.digest.replace(":", "-") + ".sig",
+        {"schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer]},
+    )
+    shutil.copytree(layout.directory, f"{case.user.home}/held", dirs_exist_ok=True)
+    case.user.own(f"{case.user.home}/held")
+
+
+def test_signatures_in_a_layout_come_along_and_need_no_registry(case):
+    other = "sha256:" + "0" * 64
+    put_beside(case, *case.signer.simple(other, "site.example/team/img"))
+    put_beside(case, *Signer().simple(case.digest, "site.example/team/img"))
+    exact = {"type": "exactRepository", "dockerRepository": "site.example/team/img"}
+    path = case.policy()
+    with open(path, "w") as out:
+        signed = {**case.signed(), "signedIdentity": exact}
+        json.dump({"default": [{"type": "reject"}], "transports": {"oci": {"": [signed]}}}, out)
+    held = f"{case.user.home}/held"
+    load = ("load", "-q", "-i", held, "no.such.host.invalid/img:1")
+    done = case.user.udocker(*load, check=False)
+    assert (done.returncode, "by no such key" in done.stderr) == (1, True)
+    put_beside(case, *case.signer.simple(case.digest, "site.example/team/img"))
+    case.user.udocker(*load)
+    check = ("verify", "--key", case.key, "no.such.host.invalid/img:1")
+    done = case.user.udocker(*check)
+    assert "signed with" in done.stdout
+    put_beside(case, b"{", "x")
+    case.user.udocker(*load)
 
 
 def test_an_image_that_is_here_or_not_is_verified_with_a_key(case):

@@ -167,6 +167,11 @@ def _rank(entry: Descriptor, platform: Platform, *, strict: bool) -> int | None:
     return platform.rank(entry.platform, strict=strict) if entry.platform else None
 
 
+def holds_images(entries: Iterable[Descriptor]) -> bool:
+    """Tell whether any entry of an index may be an image."""
+    return any(map(_is_image, entries))
+
+
 def _is_image(entry: Descriptor) -> bool:
     """Tell whether an entry may be one; of an image's manifest the artifact type is its config's.
 

@@ -15,8 +15,10 @@ from udocker.transfer.admission import Admission
 from udocker.transfer.archives.archived import archived_images
 from udocker.transfer.archives.archiveinput import opened
 from udocker.transfer.archives.layoutsource import LayoutSource, PlainSource
+from udocker.transfer.archives.signed import keep_signatures
 from udocker.transfer.ingest import Ingest
 from udocker.transfer.resolve import resolve
+from udocker.trust.kept import KeptSignatures
 from udocker.trust.place import DIRECTORY, DOCKER_ARCHIVE, OCI, OCI_ARCHIVE, in_file
 from udocker.values import dataclass
 
@@ -93,7 +95,9 @@ class _Loading:
     def _bring(self, image: Archived) -> Iterator[Reference]:
         resolved = resolve(image.source, self._platform)
         admission = Admission(self._settings, self._place(image))
-        admission.check(image.source.name, (resolved.source, resolved.descriptor.digest))
+        digests = (resolved.source, resolved.descriptor.digest)
+        keep_signatures(KeptSignatures(self._settings.directory), image.beside, digests)
+        admission.check(image.source.name, digests)
         for layer in resolved.manifest.layers:
             part = image.source.stored(layer)
             if part and part.digest == layer.digest and not self._store.blobs.has(layer):
