@@ -14,6 +14,7 @@ from udocker.errors import GpuError
 from udocker.host import ldcache
 from udocker.nvidia.amd import amdgpus
 from udocker.nvidia.devices.gpus import pci_key
+from udocker.nvidia.devices.nodes import drawing_nodes
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -32,7 +33,7 @@ OPENCL_VARIABLE = "GPU_DEVICE_ORDINAL"
 RUNTIME = "libhsa-runtime64.so.1"
 """The library through which all of ROCm, HIP too, finds GPUs."""
 UNSELECTIVE = ("auto", "try", "all")
-_NODES = (amdgpus.COMPUTE_NODE, "/dev/dri")
+_DRAWING = "/dev/dri"
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,20 @@ def rocm_edits(host: Host, selection: str, image: Root, environment: Mapping[str
         if selection not in ("auto", "try"):
             raise
         return RocmPlan(notes=(f"{error.message}; continuing without GPU",))
-    # whole, as every container sees them: what is chosen are GPUs, by number or UUID
-    nodes = tuple(DeviceNode(host.path(node), node) for node in _NODES)
+    nodes = _nodes(host, gpus, dict(env).get(RUNTIME_VARIABLE, ""))
     notes = () if has_runtime else (_no_runtime(),)
     return RocmPlan(ContainerEdits(env=env, device_nodes=nodes), notes, gpus)
+
+
+def _nodes(host: Host, gpus: tuple[AmdGpu, ...], shown: str) -> tuple[DeviceNode, ...]:
+    """Return the nodes of `gpus`; all that draw, as every container sees them, where numbers
+    among all GPUs of the job say which are `shown`, or nothing does."""
+    compute = DeviceNode(host.path(amdgpus.COMPUTE_NODE), amdgpus.COMPUTE_NODE)
+    if not shown.startswith("GPU-"):
+        return compute, DeviceNode(host.path(_DRAWING), _DRAWING)
+    render = [DeviceNode(host.path(gpu.node), gpu.node) for gpu in gpus]
+    more = [node for gpu in gpus for node in drawing_nodes(host, gpu.pci)]
+    return tuple(dict.fromkeys([compute, *render, *more]))
 
 
 def of_job(gpus: tuple[AmdGpu, ...], environment: Mapping[str, str]) -> tuple[AmdGpu, ...]:

@@ -60,7 +60,7 @@ def find_nodes(
     opened, more_notes = _opened(host, wish)
     nodes = [DeviceNode(host.path(path), path) for path in (*wanted, *opened)]
     if draws:
-        nodes += [node for gpu in gpus if not gpu.mig for node in _drawing_nodes(host, gpu)]
+        nodes += [node for gpu in gpus if not gpu.mig for node in drawing_nodes(host, gpu.pci)]
     edits = ContainerEdits(device_nodes=tuple(nodes), additional_gids=_groups(nodes))
     return edits, notes + more_notes
 
@@ -137,13 +137,13 @@ def _numbered(host: Host, directory: str, prefix: str) -> list[str]:
     return [f"{directory}/{name}" for name in names if name.startswith(prefix)]
 
 
-def _drawing_nodes(host: Host, gpu: Gpu) -> Iterator[DeviceNode]:
-    """Yield the nodes by which a GPU draws, each also under the name that tells its PCI address.
+def drawing_nodes(host: Host, pci: str) -> Iterator[DeviceNode]:
+    """Yield the nodes by which the GPU at a PCI address draws, each also under a name with it.
 
     The latter are links on the host; as nodes they need no link in the container.
     """
     try:
-        names = sorted(os.listdir(host.path(f"/sys/bus/pci/devices/{gpu.pci}/drm")))
+        names = sorted(os.listdir(host.path(f"/sys/bus/pci/devices/{pci}/drm")))
     except OSError:
         return
     for name in names:
@@ -151,7 +151,7 @@ def _drawing_nodes(host: Host, gpu: Gpu) -> Iterator[DeviceNode]:
         path = f"{_DRAWING}/{name}"
         if name.startswith(("renderD", "card")) and host.exists(path):
             yield DeviceNode(host.path(path), path)
-            yield DeviceNode(host.path(path), f"{_DRAWING}/by-path/pci-{gpu.pci}-{kind}")
+            yield DeviceNode(host.path(path), f"{_DRAWING}/by-path/pci-{pci}-{kind}")
 
 
 def _groups(nodes: list[DeviceNode]) -> tuple[int, ...]:

@@ -74,6 +74,22 @@ def test_a_selection_shows_just_its_gpus_by_uuid(plan, selection, numbers):
 def test_without_uuids_gpus_are_shown_by_their_numbers(plan):
     made = plan("1", gpus=3, unique=False)
     assert made.edits.env == (("ROCR_VISIBLE_DEVICES", "1"),)
+    places = [node.destination for node in made.edits.device_nodes]
+    assert places == ["/dev/kfd", "/dev/dri"], "numbers count all of them"
+
+
+def test_chosen_gpus_are_shown_by_their_own_nodes(plan, tmp_path):
+    place = f"sys/bus/pci/devices/{pci(1)}/drm"
+    for name in ("card2", "renderD129"):
+        write(str(tmp_path / "machine"), f"{place}/{name}/dev", "226:0\n")
+    made = plan("1", gpus=3)
+    assert [node.destination for node in made.edits.device_nodes] == [
+        "/dev/kfd",
+        "/dev/dri/renderD129",
+        "/dev/dri/card2",
+        f"/dev/dri/by-path/pci-{pci(1)}-card",
+        f"/dev/dri/by-path/pci-{pci(1)}-render",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +257,7 @@ def test_a_container_on_a_machine_with_amd_gpus(unprivileged, busybox_image, tmp
         text=True,
         check=False,
     )
-    nodes = ["/dev/dri/renderD128", "/dev/dri/renderD129", "/dev/kfd"]
+    others = ["/dev/dri/renderD129"] * (engine == "P1")  # PRoot hides no device nodes
+    nodes = ["/dev/dri/renderD128", *others, "/dev/kfd"]
     assert done.stdout.splitlines() == [uuid(1), *nodes], done.stderr
     assert "use an image with ROCm" in done.stderr

@@ -69,9 +69,11 @@ def with_gpus(
     if request.rocm is None:
         return spec, notes
     from udocker.nvidia.amd.rocm import rocm_edits
+    from udocker.nvidia.devices import nodes
 
     plan = rocm_edits(host, request.rocm, image, settings.environment)
-    return spec.edited(plan.edits), notes + plan.notes
+    shown, edits = nodes.beside(spec.edits, plan.edits)
+    return replace(spec, edits=shown | edits), notes + plan.notes
 
 
 def _with_nvidia(
