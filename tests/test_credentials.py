@@ -133,6 +133,7 @@ KEYS = [
     (["index.docker.io"], "docker.io", "library/x", "index.docker.io"),
     (["docker.io", "https://index.docker.io/v1/"], "docker.io", "library/x", "docker.io"),
     (["docker.io/org"], "docker.io", "org/x", "docker.io/org"),
+    (["https://docker.io", "docker.io"], "docker.io", "org/x", "docker.io"),
     (["localhost"], "localhost:5000", "x", None),
     (["localhost:5000"], "localhost:5000", "x", "localhost:5000"),
 ]
@@ -150,6 +151,8 @@ def test_the_most_specific_key_is_used(home, keys, registry, repository, used):
         (auth("user", "a:b"), ("user", "a:b", "")),
         (auth("user", "padded\0\0"), ("user", "padded", "")),
         (auth("$oauthtoken", "key"), ("$oauthtoken", "key", "")),
+        ({"auth": "dXNlcjpw\nYXNz\r\n"}, ("user", "pass", "")),
+        ({"auth": "dXNlcjpw/w=="}, ("user", "p\udcff", "")),
         ({"username": "u", "password": "p"}, ("u", "p", "")),
         ({**auth("u", ""), "identitytoken": "refresh"}, ("u", "", "refresh")),
         (auth("<token>", "refresh"), ("", "", "refresh")),
@@ -159,6 +162,16 @@ def test_the_most_specific_key_is_used(home, keys, registry, repository, used):
 def test_an_entry_holds_a_password_or_an_identity_token(home, entry, expected):
     home.write(".docker/config.json", {"auths": {"quay.io": entry}})
     assert home.find() == expected
+
+
+def test_an_empty_entry_hides_no_other_that_means_the_same(home):
+    full = {"https://index.docker.io/v1/": auth("user", "word")}
+    home.write(".docker/config.json", {"auths": {"docker.io": {}, **full}})
+    assert home.find("docker.io") == ("user", "word", "")
+
+
+def test_bytes_that_are_no_text_are_sent_as_they_are():
+    assert Credentials("user", "p\udcff").basic == "Basic dXNlcjpw/w=="
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"auths": null}', '{"auths": {}}'])
@@ -178,6 +191,7 @@ def test_an_empty_file_knows_nothing(home, content):
         '{"auths": {"quay.io": {"auth": 5}}}',
         '{"auths": {"quay.io": "c3VwZXI="}}',
         '{"auths": {"quay.io": {"username": "u", "password": ["c3VwZXI="]}}}',
+        '{"auths": {"quay.io": {"username": "u", "password": "c3VwZXI=\\ud800"}}}',
         '{"auths": {}, "credHelpers": {"quay.io": "../helper"}}',
         '{"auths": {}, "credHelpers": {"quay.io": 5}}',
     ],
@@ -237,6 +251,15 @@ def test_a_helper_that_fails_is_an_error_without_its_output(home, script):
     with pytest.raises(AccessDenied, match="docker-credential-site") as caught:
         home.find()
     assert "s3cret" not in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_registry_can_do_without_the_helper_of_all_others(home):
+    home.helper("site", "exit 3")
+    config = {"credsStore": "site", "credHelpers": {"quay.io": ""}, **auths(quay_io="user")}
+    path = home.write(".docker/config.json", config)
+    assert home.find()[0] == "user"
+    assert save_credentials("quay.io", Credentials("new", "word"), home.environment) == path
+    assert home.find()[0] == "new"
 
 
 def test_a_missing_helper_is_an_error_only_where_it_is_the_registrys_own(home):
@@ -317,6 +340,19 @@ def test_credentials_may_be_for_a_part_of_a_registry(home):
     assert home.find("quay.io", "other/app")[0] == "whole"
     assert forget_credentials("quay.io/org", home.environment)
     assert home.find("quay.io", "org/app")[0] == "whole"
+
+
+@pytest.mark.parametrize("kind", ["credHelpers", "credsStore"])
+def test_a_helper_never_takes_credentials_for_a_part_as_those_for_the_whole(home, kind):
+    home.helper("site", ANSWERS)
+    config = {"credsStore": "site"} if kind == "credsStore" else {kind: {"quay.io": "site"}}
+    path = home.write(".docker/config.json", config)
+    part = Credentials("part", "word")
+    assert save_credentials("quay.io/org", part, home.environment) == path
+    assert home.find("quay.io", "org/app")[0] == "part"
+    assert home.find("quay.io", "other/app")[0] == "at quay.io"
+    home.helper("site", "exit 3")
+    assert forget_credentials("quay.io/org", home.environment) == (path,)
 
 
 KEEPER = """

@@ -123,6 +123,23 @@ def test_without_a_terminal_nothing_is_asked(unprivileged, guarded):
         assert "--password-stdin" in done.stderr
     done = log_in(unprivileged, guarded.host, password="", check=False)
     assert done.returncode == 2
+    done = log_in(unprivileged, guarded.host, "-p", PASSWORD, check=False)
+    assert done.returncode == 2 and "exclude each other" in done.stderr
+
+
+def test_a_password_may_be_any_bytes(unprivileged):
+    def guarded(asked):
+        return Reply(
+            200 if "Authorization" in asked.headers else 401, {"WWW-Authenticate": "Basic"}
+        )
+
+    with Server(guarded) as server:
+        words = ["-m", "udocker", "login", "-u", "me", "--password-stdin", server.host]
+        unprivileged.run([unprivileged.python, *words], input=b"\xe4\xff\n", text=False)
+        assert server.asked[-1].headers["Authorization"] == "Basic bWU65P8="
+        variables = {b"UDOCKER_USERNAME": b"me", b"UDOCKER_PASSWORD": b"\xe4"}
+        unprivileged.udocker("search", server.host + "/x", env=variables, check=False)
+        assert server.asked[-1].headers["Authorization"] == "Basic bWU65A=="
 
 
 def test_a_registry_may_be_named_by_a_url_and_a_path(unprivileged, guarded):

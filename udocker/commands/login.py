@@ -57,6 +57,8 @@ def command(
         _put_login(key, settings)
         return
     name = username or _OFFERED_USERS.get(server) or _ask("Username")
+    if password_stdin and password is not None:
+        raise UsageError("--password and --password-stdin exclude each other")
     if password_stdin and sys.stdin is None:
         raise UsageError("a password is expected on standard input, which is closed")
     if password_stdin:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 
 from udocker import disk, fastjson
 from udocker.errors import StoreError, UsageError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _HUB_HOSTS = ("index.docker.io", "registry-1.docker.io")
 _MAX_BYTES = 1 << 20
+_NO_LINE_ENDS = {ord("\r"): None, ord("\n"): None}
 
 
 def paths(environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -84,14 +85,18 @@ def find(
 ) -> Credentials | None:
     """Return what a file, or the helper that it names, has for a repository: the most specific.
 
-    Raises UsageError for a file that is broken, AccessDenied for a helper that fails.
+    Helpers keep what is for a whole registry. Raises UsageError for a file that is broken,
+    AccessDenied for a helper that fails.
     """
     file = _AuthFile(path)
+    below = file.find(_names(registry, repository)[:-1])
+    if below:
+        return below
     helper = file.helper(registry, environment)
     if helper:
         return helper.find(registry)
-    found = file.find(registry, repository)
-    store = file.store(environment)
+    found = file.find((registry,))
+    store = file.store(registry, environment)
     if found is None and store:
         try:
             return store.find(registry)
@@ -108,12 +113,15 @@ def save(
     In the file they lie as docker writes them: in base64, not encrypted, for the user's eyes only.
     """
     file = _AuthFile(path)
+    if key != registry:
+        file.put(key, _entry(credentials))
+        return path
     helper = file.helper(registry, environment)
     if helper:
         helper.store(registry, credentials)
         return helper.program
-    store = file.store(environment)
-    if store and key == registry:
+    store = file.store(registry, environment)
+    if store:
         try:
             store.store(registry, credentials)
         except HelperMissing:
@@ -132,8 +140,8 @@ def forget(path: str, key: str | None, environment: Mapping[str, str]) -> bool:
     keys = file.keys() if key is None else [key]
     erased = False
     for one in keys:
-        helper = file.helper(one, environment) or file.store(environment)
-        if helper:
+        helper = file.helper(one, environment) or file.store(one, environment)
+        if helper and "/" not in one:
             erased = _erased(helper, one) or erased
     return file.remove(keys) or erased
 
@@ -170,27 +178,31 @@ class _AuthFile:
 
     def helper(self, registry: str, environment: Mapping[str, str]) -> Helper | None:
         """Return the helper that is for this registry."""
-        for key, name in self._object("credHelpers").items():
-            if _entry_name(key) == registry:
-                return Helper(name, environment)
-        return None
-
-    def store(self, environment: Mapping[str, str]) -> Helper | None:
-        """Return the helper that is for all registries without one of their own."""
-        name = self._members.get("credsStore")
+        name = self._own_helpers().get(registry)
         return Helper(name, environment) if name else None
 
-    def find(self, registry: str, repository: str) -> Credentials | None:
-        """Return the credentials under the most specific key that fits."""
+    def store(self, registry: str, environment: Mapping[str, str]) -> Helper | None:
+        """Return the helper that is for all registries without one of their own.
+
+        One whose own has no name does without any.
+        """
+        name = self._members.get("credsStore")
+        return Helper(name, environment) if name and registry not in self._own_helpers() else None
+
+    def find(self, names: Sequence[str]) -> Credentials | None:
+        """Return the credentials under the first of the names that has some."""
         entries = self._object("auths")
-        known = {_entry_name(key): key for key in entries}
-        known.update((key, key) for key in entries)
-        for name in _names(registry, repository):
-            key = known.get(name)
-            found = _read_entry(entries[key], key, self.path) if key else None
-            if found:
-                return found
+        for name in names:
+            # Several keys may mean the same, and some tools leave empty entries behind.
+            keys = [key for key in entries if name in (key, _entry_name(key))]
+            for key in sorted(keys, key=name.__ne__):
+                found = _read_entry(entries[key], key, self.path)
+                if found:
+                    return found
         return None
+
+    def _own_helpers(self) -> dict[str, Any]:
+        return {_entry_name(key): name for key, name in self._object("credHelpers").items()}
 
     def put(self, key: str, entry: Mapping[str, str]) -> None:
         """Keep an entry, in place of those that mean the same key."""
@@ -252,13 +264,11 @@ class _AuthFile:
         )
 
 
-def _names(registry: str, repository: str) -> Iterator[str]:
-    """Yield the keys that may hold a repository's credentials, the most specific first."""
-    name = f"{registry}/{repository}" if repository else registry
-    while name != registry:
-        yield name
-        name = name.rpartition("/")[0]
-    yield registry
+def _names(registry: str, repository: str) -> tuple[str, ...]:
+    """Return the keys that may hold a repository's credentials, the most specific first."""
+    parts = repository.split("/") if repository else []
+    below = ("/".join((registry, *parts[:count])) for count in range(len(parts), 0, -1))
+    return (*below, registry)
 
 
 def _entry_name(key: str) -> str:
@@ -296,8 +306,10 @@ def _read_entry(entry: Any, key: str, path: str) -> Credentials | None:
 
 def _decoded(text: Any, where: str) -> tuple[str, str]:
     try:
-        pair = base64.b64decode(text, validate=True).decode("utf-8").rstrip("\0")
-    except (TypeError, ValueError):
+        # Go, and so docker, passes over the line ends that the program base64 writes.
+        whole = base64.b64decode(text.translate(_NO_LINE_ENDS), validate=True)
+        pair = whole.decode("utf-8", "surrogateescape").rstrip("\0")
+    except (AttributeError, ValueError):
         pair = ""
     username, colon, password = pair.partition(":")
     if not colon:

@@ -203,4 +203,6 @@ def _head(url: str, headers: Mapping[str, str], data: Data) -> dict[str, str]:
 
 
 def _bytes_of(data: Data) -> bytes | Body | None:
-    return urlencode(data).encode() if isinstance(data, Mapping) else data
+    if isinstance(data, Mapping):
+        return urlencode(data, errors="surrogateescape").encode()
+    return data

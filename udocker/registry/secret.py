@@ -35,8 +35,11 @@ class Credentials:
 
     @property
     def basic(self) -> str:
-        """The value of an `Authorization` header. Source: RFC 7617."""
-        pair = f"{self.username}:{self.password}".encode()
+        """The value of an `Authorization` header. Source: RFC 7617.
+
+        What was no UTF-8 where it came from goes as it was.
+        """
+        pair = f"{self.username}:{self.password}".encode("utf-8", "surrogateescape")
         return "Basic " + base64.b64encode(pair).decode("ascii")
 
     def __repr__(self) -> str:
@@ -45,11 +48,20 @@ class Credentials:
 
 def checked(username: Any, password: Any, identity_token: Any, origin: str) -> Credentials:
     """Return the credentials that were read from `origin`. Raises UsageError."""
-    if not all(isinstance(value, str) for value in (username, password, identity_token)):
+    if not all(map(_is_text, (username, password, identity_token))):
         raise UsageError(f"the credentials for {origin} are not text")
     if username == IDENTITY_TOKEN_USER:
         return Credentials("", "", password, origin=origin)
     return Credentials(username, password, identity_token, origin=origin)
+
+
+def _is_text(value: Any) -> bool:
+    """Tell whether a value is a text that can be sent: JSON can name halves of characters."""
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except (AttributeError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def server_of(registry: str) -> str:
