@@ -32,8 +32,10 @@ from udocker.registry.loopback import LoopbackRegistry
 
 BASE = archive(folder("etc"), file("etc/name", b"base\n"), file("etc/gone", b"x"), folder("srv"))
 TOP = archive(file("etc/name", b"top\n"), file("etc/.wh.gone"), hard_link("etc/same", "etc/name"))
-NOISE = random.Random(1).randbytes(3 << 20)
+NOISE = random.Random(1).randbytes(5 << 20)
 LARGE = archive(file("large", NOISE), symlink("link", "large"))
+LITTLE = archive(file("large", NOISE[: 3 << 20]))
+"""What the process that was started brings itself."""
 
 
 @pytest.fixture
@@ -254,8 +256,9 @@ def test_owners_of_symbolic_links_are_told_to_nobody_but_who_looks_for_faults(
     assert "symbolic link (1)" in unprivileged.udocker("-D", "pull", name).stderr
 
 
-def test_a_killed_pull_is_continued_where_it_was(unprivileged, registry, layout):
-    entry = push(registry, layout, layers=(BASE, LARGE), compression="")
+@pytest.mark.parametrize("large", [LARGE, LITTLE], ids=["workers", "here"])
+def test_a_killed_pull_is_continued_where_it_was(unprivileged, registry, layout, large):
+    entry = push(registry, layout, layers=(BASE, large), compression="")
     large = layout.layers(entry)[1]["digest"]
     with Proxy(registry.host) as proxy:
         proxy.add(f"/blobs/{large}", proxy.cut(2 << 20, stall_s=60))
@@ -292,6 +295,46 @@ def wait_until(condition):
             return
         time.sleep(0.02)
     raise AssertionError("what was waited for did not come")
+
+
+def test_a_pull_that_is_interrupted_waits_for_nobody(unprivileged, registry, layout):
+    push(registry, layout, layers=(LITTLE,), compression="")
+    with Proxy(registry.host) as proxy:
+        proxy.add("/blobs/", proxy.whole)  # the config
+        proxy.add("/blobs/", proxy.cut(2 << 20, stall_s=300))
+        command = [unprivileged.python, "-m", "udocker", "pull", f"{proxy.host}/img:1"]
+        pull = unprivileged.popen(command, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: collected(unprivileged) >= 1 << 20)
+        pull.send_signal(signal.SIGINT)
+        said = pull.communicate(timeout=60)[1]
+    assert pull.returncode == 130
+    assert said.endswith("udocker: interrupted\n") and "Traceback" not in said
+    assert [name[:7] for name in leftovers(unprivileged)] == ["sha256-"]
+
+
+def test_a_process_keeps_its_connection_from_layer_to_layer(unprivileged, registry, layout):
+    large = [archive(file(f"large{number}", NOISE)) for number in range(3)]
+    many = [archive(file(f"small{number}", b"x")) for number in range(9)]
+    push(registry, layout, layers=(*large, *many), compression="")
+    push(registry, layout, name="few:1", layers=(BASE, TOP, LITTLE))
+    with Counting(registry.host) as proxy:
+        unprivileged.udocker("pull", "--jobs", "2", f"{proxy.host}/img:1")
+        assert len(proxy.ports) <= 3  # two workers and who started them
+        proxy.ports.clear()
+        unprivileged.udocker("pull", f"{proxy.host}/few:1")
+        assert len(proxy.ports) == 1
+
+
+class Counting(Proxy):
+    """Remembers who asks."""
+
+    def __init__(self, upstream):
+        self.ports = set()
+        super().__init__(upstream)
+
+    def receive(self, handler):
+        self.ports.add(handler.client_address[1])
+        return super().receive(handler)
 
 
 def test_two_pulls_at_once_do_not_hurt_each_other(unprivileged, registry, layout):

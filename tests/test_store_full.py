@@ -17,7 +17,7 @@ WORDS = [random.Random(9).randbytes(400) for _ in range(64)]
 TEXT = b"".join(random.Random(5).choices(WORDS, k=9000))
 """3.6 MB that are an eighth of it as a layer comes."""
 SWELLING = archive(*(file(f"f{n}", TEXT[n * 90_000 : (n + 1) * 90_000]) for n in range(40)))
-NOISE = archive(file("noise", random.Random(1).randbytes(3 << 20)))
+NOISE = archive(file("noise", random.Random(1).randbytes(5 << 20)))
 MANY = archive(*(file(f"n{n}", b"") for n in range(600)))
 
 SCRIPT = """
@@ -57,8 +57,8 @@ def registry(tmp_path):
 @pytest.mark.parametrize(
     ("image", "room", "told"),
     [
-        ("noise", (1_000_000, 2900), ("too much for tmpfs on", "layers of 3.15 MB")),
-        ("noise", (5_000_000, 2900), ("No space left on device (tmpfs on", "udocker prune")),
+        ("noise", (1_000_000, 2900), ("too much for tmpfs on", "layers of 5.24 MB")),
+        ("noise", (8_000_000, 2900), ("No space left on device (tmpfs on", "udocker prune")),
         ("swelling", (2_000_000, 2900), ("No space left on device (tmpfs on", "mostly 2 to 4")),
         ("many", (9_000_000, 300), ("No space left on device (tmpfs on", "room for 0 files")),
         ("many", (9_000_000, 30), ("tmpfs on", "room for")),

@@ -1,4 +1,4 @@
-"""Work in several processes, and what the others learn when one of them fails."""
+"""Work in several processes or in this one, and what becomes of it when it fails."""
 
 import errno
 import os
@@ -14,6 +14,13 @@ def run(work, count=1):
     workers.run(count, 2, work, range(count), console.progress(quiet=True))
 
 
+def run_here(work, count=1):
+    workers.run_here(work, range(count), console.progress(quiet=True))
+
+
+EVERYWHERE = pytest.mark.parametrize("run", [run, run_here])
+
+
 @pytest.mark.parametrize("text", ["plain", "\x00\n" * 3000, "\U0001f433" * 3000, "\ud800" * 9])
 def test_an_error_arrives_as_what_it_was_however_long_its_words(text):
     def work(item, report):
@@ -25,13 +32,46 @@ def test_an_error_arrives_as_what_it_was_however_long_its_words(text):
         assert words == text[: len(words)] != ""
 
 
-def test_a_full_disk_is_said_with_the_way_out():
+@EVERYWHERE
+def test_a_full_disk_is_said_with_the_way_out(run):
     def work(item, report):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/store/x")
 
     with pytest.raises(StoreError, match="/store/x: No space left") as caught:
         run(work)
     assert "UDOCKER_DIR" in caught.value.hint
+
+
+@EVERYWHERE
+def test_too_little_memory_is_said(run):
+    def work(item, report):
+        raise MemoryError
+
+    with pytest.raises(UdockerError, match="out of memory"):
+        run(work)
+
+
+@EVERYWHERE
+def test_what_is_told_of_the_work_arrives(run, monkeypatch, capfd):
+    monkeypatch.setattr(console, "progress", lambda *, quiet: console.Lines())
+
+    def work(item, report):
+        report.start("layer", 5)
+        report.advance(5)
+        report.finish("done")
+
+    run(work)
+    assert "layer" in capfd.readouterr().err
+
+
+def test_here_is_this_process_and_the_order_is_kept():
+    seen = []
+    workers.run_here(
+        lambda item, report: seen.append((os.getpid(), item)),
+        (2, 0, 1),
+        console.progress(quiet=True),
+    )
+    assert seen == [(os.getpid(), 2), (os.getpid(), 0), (os.getpid(), 1)]
 
 
 def test_a_worker_that_is_killed_is_an_error():

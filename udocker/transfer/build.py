@@ -8,6 +8,7 @@ from udocker import console, disk, trees
 from udocker.images import layers
 from udocker.images.layers import LayerTree
 from udocker.transfer.parallel import workers
+from udocker.transfer.parallel.stages import LITTLE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     LeftOut = tuple[tuple[str, int], ...]
 
 MAX_JOBS = 6
+_FEW = 3
+"""So many layers that are little together are not worth processes and connections of their own:
+with more of them the waiting for answers counts."""
 _RECORD_BYTES = 1 << 30
 
 
@@ -74,13 +78,23 @@ class TreeBuilder:
 
 
 def side_by_side(settings: Settings, wanted: Sequence[Descriptor], work: workers.Work) -> None:
-    """Do `work` with the number of every layer in a few processes, and show how far it is."""
+    """Do `work` with the number of every layer in a few processes, and show how far it is.
+
+    What is little is done in this one.
+    """
     largest_first = sorted(range(len(wanted)), key=lambda number: -wanted[number].size_bytes)
     progress = console.progress(quiet=settings.quiet)
     try:
-        workers.run(len(wanted), jobs(settings), work, largest_first, progress)
+        if len(wanted) <= _FEW and _size(wanted) <= LITTLE_BYTES:
+            workers.run_here(work, largest_first, progress)
+        else:
+            workers.run(len(wanted), jobs(settings), work, largest_first, progress)
     finally:
         progress.close()
+
+
+def _size(layers: Sequence[Descriptor]) -> int:
+    return sum(layer.size_bytes for layer in layers)
 
 
 class _Unpacking:

@@ -13,16 +13,18 @@ from udocker.images.blobs import CHUNK_BYTES
 from udocker.images.compression import decompress
 from udocker.images.compression.bounds import EXPANSION
 from udocker.oci import Digest
-from udocker.transfer.parallel.stages import ahead
+from udocker.transfer.parallel.stages import LITTLE_BYTES, ahead, in_step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from udocker.images.blobs import BlobStore, PartialBlob
     from udocker.images.layers import LayerTree
     from udocker.oci import Descriptor
     from udocker.transfer.parallel.workers import Report
+
+    Step = Callable[[Iterator[bytes]], Generator[bytes, None, None]]
 
 
 class LayerFetcher:
@@ -55,8 +57,8 @@ class LayerFetcher:
         """Bring a layer into the store and unpack it in `directory`, which is made.
 
         One thread receives, verifies and keeps, one inflates, one hashes what comes out; this
-        one writes files. Raises IntegrityError when the bytes are not the layer's, UnpackError
-        when they are but cannot be unpacked.
+        one writes files, and does all of it where there is little. Raises IntegrityError when the
+        bytes are not the layer's, UnpackError when they are but cannot be unpacked.
         """
         try:
             return self._unpack(layer, diff_id, directory, report)
@@ -71,7 +73,8 @@ class LayerFetcher:
         compressed = self._bytes(layer, report)
         hasher = hashlib.new(diff_id.algorithm)
         try:
-            tree = self._unpack_ahead(compressed, hasher, directory)
+            step = ahead if layer.size_bytes > LITTLE_BYTES else in_step
+            tree = self._unpack_in_steps(compressed, hasher, directory, step)
         except UnpackError as error:
             _pass_over(compressed)  # wrong bytes are the likelier reason: the digest will tell
             raise UnpackError(f"layer {layer.digest}: {error.message}", hint=error.hint) from error
@@ -81,15 +84,15 @@ class LayerFetcher:
             raise IntegrityError(f"layer {layer.digest} unpacks to {found}, not to {diff_id}")
         return tree
 
-    def _unpack_ahead(
-        self, compressed: Iterator[bytes], hasher: hashlib._Hash, directory: str
+    def _unpack_in_steps(
+        self, compressed: Iterator[bytes], hasher: hashlib._Hash, directory: str, step: Step
     ) -> LayerTree:
-        """Unpack a layer in steps side by side; none of them still works afterwards."""
+        """Unpack a layer; none of the steps still works afterwards."""
         with ExitStack() as steps:
-            received = steps.enter_context(closing(ahead(compressed)))
+            received = steps.enter_context(closing(step(compressed)))
             content = decompress.chunks(received, expansion=self._expansion)
-            inflated = steps.enter_context(closing(ahead(content)))
-            chunks = steps.enter_context(closing(ahead(_hashed(inflated, hasher))))
+            inflated = steps.enter_context(closing(step(content)))
+            chunks = steps.enter_context(closing(step(_hashed(inflated, hasher))))
             return layers.unpack(chunks, directory)
 
     def _bytes(self, layer: Descriptor, report: Report) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ from udocker.transfer.build import TreeBuilder, jobs
 from udocker.transfer.fetch import LayerFetcher
 from udocker.transfer.parallel.ranges import connections, download
 from udocker.transfer.resolve import Resolved, resolve
-from udocker.transfer.source import content, naming
+from udocker.transfer.source import PerProcess, content, naming
 from udocker.values import replace
 
 TYPE_CHECKING = False
@@ -44,6 +44,7 @@ class Ingest:
         self._settings = settings
         self._store = store
         self._source = source
+        self._in_workers = PerProcess(source)
         self._platform = platform
         self._admission = admission
         self._strict = strict
@@ -91,8 +92,7 @@ class Ingest:
         return data
 
     def _download_in_worker(self, blob: Descriptor, offset: int) -> Iterator[bytes]:
-        self._source.reopen()  # a process that was forked must not use its parent's connections
-        return download(self._source, blob, offset, self._connections)
+        return download(self._in_workers.own(), blob, offset, self._connections)
 
     def _check_platform(self, config: ImageConfig, listed: Platform | None) -> None:
         """Say when a program cannot run here as it is; refuse when a platform was asked for.

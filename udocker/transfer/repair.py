@@ -14,7 +14,7 @@ from udocker.registry.client import Client
 from udocker.transfer.build import TreeBuilder, side_by_side
 from udocker.transfer.fetch import LayerFetcher
 from udocker.transfer.parallel import workers
-from udocker.transfer.source import RegistrySource, content
+from udocker.transfer.source import PerProcess, RegistrySource, content
 from udocker.transfer.verify import DOCUMENT, IMAGE, LAYER, TREE
 
 TYPE_CHECKING = False
@@ -91,9 +91,10 @@ class Repairer:
         blobs.put(data, config.digest.algorithm)
 
     def _bring_layers(self, layers: Sequence[Descriptor], source: Source) -> None:
+        in_workers = PerProcess(source)
+
         def download(layer: Descriptor, offset: int) -> Iterator[bytes]:
-            source.reopen()  # a process that was forked must not use its parent's connections
-            return content(source, layer, offset)
+            return content(in_workers.own(), layer, offset)
 
         fetcher = LayerFetcher(self._store.blobs, download)
 

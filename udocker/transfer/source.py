@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 
 from udocker.errors import ImageNotFound, IntegrityError, InvalidDocument, StoreError
@@ -48,6 +49,21 @@ def naming(source: Source) -> Iterator[None]:
         if source.name not in error.message:
             error.message = f"{source.name}: {error.message}"
         raise
+
+
+class PerProcess:
+    """A source for the process that made this and those that it forks."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._process = os.getpid()
+
+    def own(self) -> Source:
+        """Return the source, which shares nothing with other processes."""
+        if os.getpid() != self._process:
+            self._source.reopen()
+            self._process = os.getpid()
+        return self._source
 
 
 def content(source: Source, blob: Descriptor, offset: int = 0) -> Iterator[bytes]:

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 AHEAD = 8
 """Chunks that one thread is ahead of the other, of 256 KiB each."""
 NAME = "ahead"
+LITTLE_BYTES = 4 << 20
+"""What is worth no threads, and no processes: they take as long to start as all the rest, and
+meanwhile the rest comes into the buffers of the connection."""
+
+
+def in_step(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
+    """Yield the chunks as they are wanted. Closed before its end, it leaves the rest of them."""
+    for chunk in chunks:  # not `yield from`, which would close them  # noqa: UP028
+        yield chunk
 
 
 def ahead(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:

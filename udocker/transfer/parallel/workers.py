@@ -10,7 +10,7 @@ import os
 import select
 import selectors
 import signal
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 from udocker import disk, errors, fastjson
 from udocker.errors import UdockerError
@@ -18,7 +18,7 @@ from udocker.transfer.parallel import threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from udocker.console import Progress
@@ -33,38 +33,47 @@ _NUMBER_BYTES = 4
 
 
 class Report:
-    """What a worker tells: how far its current item is."""
+    """What is told of the work: how far its current item is."""
 
-    def __init__(self, pipe: int) -> None:
-        self.pipe = pipe
+    def __init__(self, tell: Callable[..., None]) -> None:
+        """`tell` gets what happens and the values that go with it, as `_tell` takes them."""
+        self._tell = tell
         self._part = ""
         self._unsaid = 0
 
     def start(self, part: str, total_bytes: int) -> None:
         """An item of that size begins."""
         self._part, self._unsaid = part, 0
-        self._send("start", part, total_bytes)
+        self._tell("start", part, total_bytes)
 
     def advance(self, size_bytes: int) -> None:
         """So much more of it has come."""
         self._unsaid += size_bytes
         if self._unsaid >= _REPORT_BYTES:
-            self._send("advance", self._part, self._unsaid)
+            self._tell("advance", self._part, self._unsaid)
             self._unsaid = 0
 
     def finish(self, note: str) -> None:
         """The item is done."""
-        self._send("finish", self._part, note)
+        self._tell("finish", self._part, note)
 
     def fail(self, error: UdockerError) -> None:
         """The item cannot be done."""
         message, hint = error.message, error.hint or ""
         while len(fastjson.dumps((message, hint))) > _EVENT_BYTES - 100:
             message, hint = message[: len(message) * 3 // 4], hint[: len(hint) * 3 // 4]
-        self._send("fail", type(error).__name__, message, hint)
+        self._tell("fail", type(error).__name__, message, hint)
 
-    def _send(self, *event: Any) -> None:
-        os.write(self.pipe, fastjson.dumps(event).encode() + b"\n")
+
+def run_here(work: Work, order: Sequence[int], progress: Progress) -> None:
+    """Call `work(item, report)` for the items in `order` in this process, one after the other.
+
+    Raises the first error as `run` does.
+    """
+    report = Report(lambda *event: _tell(progress, *event))
+    with _own_errors():
+        for item in order:
+            work(item, report)
 
 
 def run(
@@ -119,7 +128,7 @@ def _fork(work: Work, queue: int, pipe: int, close: Sequence[int]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         for descriptor in close:
             os.close(descriptor)
-        code = _work(work, queue, Report(pipe))
+        code = _work(work, queue, pipe)
     finally:
         os._exit(code)
 
@@ -132,19 +141,32 @@ def _end_with_parent(pipe: int) -> None:
     os._exit(1)
 
 
-def _work(work: Work, queue: int, report: Report) -> int:
+def _work(work: Work, queue: int, pipe: int) -> int:
+    report = Report(lambda *event: _write(pipe, event))
     try:
-        threads.start(lambda: _end_with_parent(report.pipe))
-        # the queue is a pipe of whole numbers: each read takes the next one
-        while item := os.read(queue, _NUMBER_BYTES):
-            work(int.from_bytes(item, "little"), report)
+        with _own_errors():
+            threads.start(lambda: _end_with_parent(pipe))
+            # the queue is a pipe of whole numbers: each read takes the next one
+            while item := os.read(queue, _NUMBER_BYTES):
+                work(int.from_bytes(item, "little"), report)
     except UdockerError as error:
         report.fail(error)
-    except OSError as error:
-        report.fail(disk.store_error(error, error.filename or "a file"))
-    except MemoryError:
-        report.fail(UdockerError("out of memory"))
     return 0
+
+
+def _write(pipe: int, event: tuple[Any, ...]) -> None:
+    os.write(pipe, fastjson.dumps(event).encode() + b"\n")
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """What the system refuses is an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise disk.store_error(error, error.filename or "a file") from error
+    except MemoryError as error:
+        raise UdockerError("out of memory") from error
 
 
 class _Feed:
