@@ -94,6 +94,20 @@ def test_a_registry_that_says_little_of_an_upload_is_believed_what_it_takes(serv
     assert server.blobs["org/app", digest(LARGE)] == LARGE
 
 
+def test_a_registry_may_leave_out_where_it_goes_on_and_end_with_200(server):
+    answer = server.reply
+
+    def brief(asked):
+        reply = answer(asked)
+        headers = {} if asked.method == "PATCH" else reply.headers
+        status = 200 if asked.method == "PUT" else reply.status
+        return replace(reply, headers=headers, status=status)
+
+    server.reply = brief
+    send(repository(server), LARGE)
+    assert server.blobs == {("org/app", digest(LARGE)): LARGE}
+
+
 def test_an_upload_that_the_registry_forgets_begins_anew(server):
     server.cuts, server.forgetful = [3_000_000], 1
     begun = []

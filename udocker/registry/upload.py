@@ -125,7 +125,7 @@ class Repository:
         """
         where = f"{place}{'&' if '?' in place else '?'}digest={quote(str(blob.digest), safe='')}"
         subject = f"blob {blob.digest} of {self.ref.name}"
-        headers, accepted = (_OCTETS,), (201, 204, 404)
+        headers, accepted = (_OCTETS,), (201, 204, 200, 404)
         answer = self.ask(
             "PUT", where, subject, accepted, headers=headers, body=body, repeatable=False
         )
@@ -255,7 +255,8 @@ class _Upload:
                 continue
             if answer.status in (404, 416):
                 raise _forgotten(self._subject)
-            self._place = self._transport.address(answer)
+            if answer.headers.get("Location"):  # else it goes on where it was
+                self._place = self._transport.address(answer)
             sent = self._offset + size
             arrived = _arrived(answer)
             # Some registries say 0-0 whatever came, or count from the request's own beginning.
