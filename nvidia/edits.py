@@ -141,10 +141,7 @@ def usable(host: Host, found: Driver | None, environment: Mapping[str, str]) -> 
 
         raise absence.why(host, in_job="SLURM_JOB_ID" in environment)
     if found.obstacle:
-        raise GpuError(
-            f"gpu: {found.obstacle}",
-            hint="tell the administrators (nvidia-smi on the host fails the same way)",
-        )
+        raise GpuError(f"gpu: {found.obstacle}", hint=found.cure)
     return found
 
 

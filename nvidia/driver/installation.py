@@ -107,6 +107,16 @@ class Driver:
         only = " for programs of 64 bits, only for those of 32" if of_32_bits else ""
         return f"kernel driver is {self.version} but no {name} is on disk{only}"
 
+    @property
+    def cure(self) -> str:
+        """What helps against the obstacle."""
+        if self.unreadable or self.other_versions:
+            return "tell the administrators (nvidia-smi on the host fails the same way)"
+        return (
+            "where the driver lies in an unusual place, name its directory in LD_LIBRARY_PATH;"
+            " else tell the administrators"
+        )
+
 
 def glibc_version(name: str) -> tuple[int, ...]:
     """Return (2, 34) for `GLIBC_2.34`; nothing for names without a number."""

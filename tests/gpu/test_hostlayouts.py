@@ -180,7 +180,8 @@ def test_the_users_search_path_is_the_last_place(machine, tmp_path):
     hide(host, "/scratch/driver")
     kept = str(tmp_path / "kept")
     environment = {"LD_LIBRARY_PATH": "/nowhere:relative:/scratch/driver"}
-    assert "no libcuda.so" in driver.load(host, kept).obstacle
+    lost = driver.load(host, kept)
+    assert "no libcuda.so" in lost.obstacle and "name its directory in LD_LIBRARY_PATH" in lost.cure
     found = driver.load(host, kept, environment)
     assert (found.obstacle, found.layout) == (None, "LD_LIBRARY_PATH")
     assert driver.load(host, kept, environment) == found
