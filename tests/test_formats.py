@@ -177,6 +177,11 @@ CHART = {**LAYER, "mediaType": "application/vnd.cncf.helm.chart.content.v1.tar+g
             r"an artifact \(artifact type 'application/vnd.example\+type'\)",
             "oras",
         ),
+        (
+            {"layers": [{**LAYER, "mediaType": f"{oci.OCI_LAYER}+gzip+encrypted"}]},
+            "its layers are encrypted",
+            "--decryption-key",
+        ),
         ({"config": EMPTY, "layers": [EMPTY]}, "an artifact .*vnd.oci.empty", "oras"),
     ],
 )

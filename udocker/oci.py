@@ -46,6 +46,7 @@ LAYER_PREFIXES = (
     DOCKER_LAYER,
     *FOREIGN_LAYER_PREFIXES,
 )
+_ENCRYPTED = "+encrypted"
 REF_NAME = "org.opencontainers.image.ref.name"
 MAX_DOCUMENT_BYTES = 16 << 20
 """Largest manifest, index or config that is read (the distribution API asks for 4 MiB or more)."""
@@ -251,6 +252,7 @@ class Manifest:
             layer.media_type
             for layer in self.layers
             if not layer.media_type.startswith(LAYER_PREFIXES)
+            or layer.media_type.endswith(_ENCRYPTED)
         ]
         if has_config and not strange:
             return None
@@ -261,6 +263,9 @@ class Manifest:
         known = describe(kinds)
         if known:
             return f"not a container image but {known[0]} ({kind})", known[1]
+        if has_config and kind.endswith(_ENCRYPTED):
+            hint = "skopeo copy --decryption-key KEY docker://NAME oci:DIR; udocker load -i DIR"
+            return "its layers are encrypted, and no keys are known here", hint
         if has_config:
             return f"layer type {kind!r} is not a file system layer", None
         which = "artifact type" if self.artifact_type else "config type"
