@@ -517,6 +517,16 @@ def test_what_is_no_manifest_is_refused_with_the_reason(content_type, data, pinn
         read_document(content_type, data, pinned=pinned)
 
 
+def test_schema_1_is_called_so_though_its_digest_is_that_of_what_is_signed():
+    data = document(schemaVersion=1, signatures=[{"header": {}}])
+    headers = {"Content-Type": OLD, "Docker-Content-Digest": digest(b"the payload")}
+    with Server(lambda asked: Reply(headers=headers, body=data)) as server:
+        for rest in ("a:b", f"a@{digest(b'the payload')}"):
+            with pytest.raises(InvalidDocument, match="schema 1") as caught:
+                client(server.host).manifest(named(server.host, rest))
+            assert "skopeo copy" in caught.value.hint
+
+
 def test_a_manifest_is_bounded():
     huge = Reply(headers={"Content-Length": None, "Connection": "close"}, body=b" " * (17 << 20))
     with Server(lambda asked: huge) as server, pytest.raises(RegistryError, match="more than"):

@@ -53,6 +53,8 @@ def manifest(
     pinned = digest or ref.digest
     request = _manifest_request("GET", ref, pinned)
     answer = transport.fetch(request, oci.MAX_DOCUMENT_BYTES)
+    if _sent_type(answer.headers) in oci.DOCKER_SCHEMA1:
+        raise _too_old(ref)  # before the digest, which is that of a part of it: it is signed
     stated = _stated_digest(answer.headers, ref)
     for expected in filter(None, (pinned, stated)):
         actual = _digest_of(answer.body, expected.algorithm)
@@ -107,24 +109,32 @@ def _media_type(headers: Mapping[str, str], body: bytes, ref: Reference, *, pinn
     Source: distribution-spec, "Pulling manifests"; image-spec media-types.md, "Media Type
     Conflicts".
     """
-    sent = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    sent = _sent_type(headers)
     if sent == "text/html":
         raise InvalidDocument(
             f"{ref}: a web page came in place of a manifest",
             hint="there is no registry at that address, or the network wants a login first",
         )
     own, version = _own_type(body, ref)
-    if sent in oci.DOCKER_SCHEMA1 or own in oci.DOCKER_SCHEMA1 or version == 1:
-        raise InvalidDocument(
-            f"{ref}: an image of Docker's schema 1 of before 2017, which is not read any more",
-            hint=f"skopeo copy --format=oci docker://{ref} oci-archive:FILE; udocker load -i FILE",
-        )
+    if own in oci.DOCKER_SCHEMA1 or version == 1:
+        raise _too_old(ref)
     if own and sent in _KNOWN_TYPES and own != sent and not pinned:
         raise InvalidDocument(f"{ref}: came as {sent}, but says that it is {own[:100]!r}")
     media_type = own or sent
     if media_type not in _KNOWN_TYPES:
         raise InvalidDocument(f"{ref}: {media_type[:100]!r} is neither an image nor an index")
     return media_type
+
+
+def _sent_type(headers: Mapping[str, str]) -> str:
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def _too_old(ref: Reference) -> InvalidDocument:
+    return InvalidDocument(
+        f"{ref}: an image of Docker's schema 1 of before 2017, which is not read any more",
+        hint=f"skopeo copy --format=oci docker://{ref} oci-archive:FILE; udocker load -i FILE",
+    )
 
 
 def _own_type(body: bytes, ref: Reference) -> tuple[str, object]:
