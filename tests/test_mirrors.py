@@ -223,6 +223,25 @@ def test_an_image_of_a_mirror_has_the_name_that_was_asked_for(
     unprivileged.udocker("run", "--dry-run", "org/app:1", "x")
 
 
+@pytest.mark.parametrize("blob", ["config", "layers"])
+def test_wrong_bytes_of_a_mirror_are_made_good_by_the_registry(
+    unprivileged, docker_registry, layout, blob
+):
+    docker_registry.push(layout, "app", "twice/app:1")
+    manifest = json.loads(layout.read(layout.manifests[0]))
+    wrong = {"config": manifest["config"], "layers": manifest["layers"][0]}[blob]["digest"]
+    with Proxy(docker_registry.host) as mirror, Proxy(docker_registry.host) as home:
+        mirror.add(wrong, body(lambda data: bytes([data[0] ^ 1]) + data[1:]), times=9)
+        configure(unprivileged, rule(home.host, mirror.host))
+        done = unprivileged.udocker("pull", "origin.invalid/twice/app:1")
+        assert f"{wrong}" in done.stderr and "now without mirrors" in done.stderr
+        assert mirror.paths() and home.paths()
+        home.add(wrong, body(lambda data: bytes([data[0] ^ 1]) + data[1:]), times=9)
+        unprivileged.udocker("rmi", "origin.invalid/twice/app:1")
+        done = unprivileged.udocker("pull", "origin.invalid/twice/app:1", check=False)
+        assert done.returncode == 1 and done.stdout == ""
+
+
 def test_an_image_that_is_here_costs_no_look_at_the_file(unprivileged, docker_registry, layout):
     docker_registry.push(layout, "app", "library/near:1")
     mirror = {"UDOCKER_MIRROR": f"http://{docker_registry.host}"}

@@ -167,6 +167,12 @@ class Client:
             error.message += told
             raise
 
+    def leave_mirrors(self, ref: Reference) -> bool:
+        """Ask no mirror for an image any more; tell whether there was one to leave."""
+        mirrors = self._places(ref)[:-1]
+        self._lost.update(mirrors)
+        return bool(mirrors)
+
     def _places(self, ref: Reference) -> list[Endpoint]:
         places = endpoints.endpoints(ref, self._registries)
         return [place for place in places if place not in self._lost]

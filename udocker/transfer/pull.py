@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from udocker import console
+from udocker.errors import IntegrityError
 from udocker.oci import Platform
 from udocker.registry.client import Client
 from udocker.transfer.admission import Admission
@@ -50,7 +51,13 @@ def _pull(settings: Settings, store: ImageStore, reference: Reference, asked: st
     registry = RegistrySource(client, reference)
     source = NearbySource(registry, store) if store.sites else registry
     ingest = Ingest(settings, store, source, platform, admission, strict=bool(asked))
-    image = ingest.run(reference)
+    try:
+        image = ingest.run(reference)
+    except IntegrityError as error:
+        if not client.leave_mirrors(reference):
+            raise
+        console.warn(f"{error.message}; now without mirrors")
+        image = ingest.run(reference)
     # where no lease keeps others from throwing away, what is gone again is brought again
     return image if store.is_whole(image) else ingest.run(reference)
 
