@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from udocker.host.loader import Library
 
+_MAX_LIBC_BYTES = 8 << 20
 MAX_BROUGHT = 256
 """Libraries that one image may need of the host, beside the driver's."""
 
@@ -133,10 +134,25 @@ class Fitting:
 
 
 def glibc_of(image: Loader) -> str:
-    """Return the version of the image's glibc (`2.36`); empty when it has none."""
+    """Return the version of the image's glibc (`2.36`); empty when it has none.
+
+    Not every release defines a version of symbols: 2.31 has none later than GLIBC_2.30.
+    """
     found = image.find("libc.so.6")
-    numbers = map(glibc_version, found.facts.version_definitions if found else ())
-    return ".".join(map(str, max(numbers, default=())))
+    numbers = max(map(glibc_version, found.facts.version_definitions if found else ()), default=())
+    told = _told_version(found.host_path) if found and numbers else ()
+    return ".".join(map(str, max(numbers, told)))
+
+
+def _told_version(libc: str) -> tuple[int, ...]:
+    """Return the version that a glibc prints when it is run as a program; none: it has no such."""
+    try:
+        with open(libc, "rb") as file:
+            _, found, rest = file.read(_MAX_LIBC_BYTES).partition(b" release version ")
+    except OSError:
+        return ()
+    words = rest[:16].split(b".")[:2] if found else []
+    return tuple(map(int, words)) if all(word.isdigit() for word in words) else ()
 
 
 def _by_soname(offered: Iterable[DriverLibrary]) -> dict[str, DriverLibrary]:

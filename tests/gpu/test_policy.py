@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from gpu import drivertree, elffile
+from gpu.conftest import glibc_versions
 from gpu.drivervariants import SMALLER, add_twins
 from udocker.host import elffacts, ldcache
 from udocker.host.loader import Loader
@@ -18,7 +19,7 @@ from udocker.host.root import Root
 from udocker.nvidia import driver
 from udocker.nvidia.driver import libraries
 from udocker.nvidia.driver.installation import DriverLibrary
-from udocker.nvidia.placement import policy
+from udocker.nvidia.placement import closure, policy
 from udocker.nvidia.placement.closure import Fitting
 
 V = drivertree.VERSION
@@ -263,6 +264,22 @@ def test_external_platforms_of_egl_are_the_images_own(verdicts, image):
 def test_layouts_of_all_distributions_are_known(verdicts, image, place):
     made = verdicts(image("GLIBC_2.31", place=place))
     assert f"/{place}/libc.so.6 (glibc 2.31)" in made["libc.so.6"].reason
+
+
+@pytest.mark.parametrize(
+    ("banner", "version"),
+    [
+        (b"GNU C Library (Debian GLIBC 2.31-13) stable release version 2.31.\nCopyright", "2.31"),
+        (b"GNU C Library stable release version 2.3", "2.30"),
+        (b"GNU C Library stable release version soon.", "2.30"),
+        (b"", "2.30"),
+    ],
+)
+def test_a_glibc_is_called_what_it_calls_itself(image, libc, banner, version):
+    """Release 2.31 has no symbols of its own: the latest that it defines are of 2.30."""
+    content = libc(*glibc_versions("GLIBC_2.30")) + banner
+    tree = image(newest="", files={"usr/lib64/libc.so.6": content})
+    assert closure.glibc_of(Loader(tree, drivertree.MACHINE)) == version
 
 
 def test_musl_and_no_libc_are_told_in_one_sentence(verdicts, image):
