@@ -12,7 +12,7 @@ import os
 from udocker.containers.spec import Bind, ContainerEdits, DeviceNode, Symlink
 from udocker.errors import StartError
 from udocker.host import ldcache
-from udocker.nvidia.cdi import loading
+from udocker.nvidia.cdi import driverfiles, loading
 from udocker.nvidia.cdi.surroundings import Result, Surroundings
 
 TYPE_CHECKING = False
@@ -119,14 +119,11 @@ class _Made:
             symlinks=links,
             library_dirs=folders,
         )
-        edits |= self._search(folders, found, newer)
+        edits |= self._search(folders, found)
         return Result(edits, tuple(self.notes))
 
     def _search(
-        self,
-        folders: tuple[str, ...],
-        found: tuple[loading.Library, ...],
-        newer: tuple[loading.Library, ...],
+        self, folders: tuple[str, ...], found: tuple[loading.Library, ...]
     ) -> ContainerEdits:
         """Return variables that would lead the program past the driver, as they must be.
 
@@ -136,13 +133,15 @@ class _Made:
         program = dict(self.around.program_env)
         if not folders or not program.keys() & {"LD_LIBRARY_PATH", "LD_PRELOAD"}:
             return ContainerEdits()
-        from udocker.nvidia.placement import baked, placed, searchpath
+        from udocker.nvidia.placement import baked, compat, placed, searchpath
 
         image, place = self.around.image, placed.DIRECTORY
         locked = [library for library in found if baked.is_locked(library.soname)]
         sonames = {a.soname.partition(".so")[0]: a.soname for a in locked}
-        meant = (*folders, *(os.path.dirname(a.path) for a in newer))
-        kept = tuple(image.locate(folder) or folder for folder in meant)
+        kept = tuple(image.locate(folder) or folder for folder in folders)
+        version = self.compat_for or driverfiles.loaded_version(self.around.host)
+        decision = compat.decide(image, version)
+        kept += decision.directories if decision.use else ()
         search = searchpath.cleaned(program, image, (place,), sonames, kept)
         self.notes += search.notes
         is_used = any(place in value.split(":") for _, value in search.variables)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from udocker.containers.spec import Symlink
     from udocker.nvidia.cdi.surroundings import Surroundings
 
-_FORMAT = 1
+_FORMAT = 2
 _MOST_NAMES = 4096
 
 
@@ -79,15 +79,16 @@ def cache_bind(
     written.
     """
     known = _known_cache(around)
+    places = {(a.soname, a.flags): a.path for a in newer}
+    better = {a.path: places.get((a.soname, a.flags)) for a in found}
     flags = {library.path: library.flags for library in found}
     all_names = (
-        *((a.soname, a.path, a.flags) for a in found),
-        *(_of_link(link, flags) for link in links),
+        *((a.soname, a.path, a.path) for a in found),
+        *((os.path.basename(a.path), a.path, _target(a)) for a in links if _is_library(a.path)),
     )
-    places = {(a.soname, a.flags): a.path for a in newer}
-    for called, place, kind in all_names:
-        if kind and os.path.dirname(place) in folders:
-            places.setdefault((called, kind), place)
+    for called, place, file in all_names:
+        if file in flags and os.path.dirname(place) in folders:
+            places.setdefault((called, flags[file]), better[file] or place)
     entries = [(called, place, kind) for (called, kind), place in places.items()]
     name = f"cdi-{cache.digest([_FORMAT, entries], known)}.cache"
     path = os.path.join(around.cache_directory, name)
@@ -97,11 +98,8 @@ def cache_bind(
     return Bind(path, ldcache.PATH, readonly=True)
 
 
-def _of_link(link: Symlink, flags: Mapping[str, int]) -> tuple[str, str, int]:
-    """Return the entry of a link, without flags where it leads to no library."""
-    target = os.path.normpath(os.path.join(os.path.dirname(link.path), link.target))
-    is_library = _is_library(link.path)
-    return os.path.basename(link.path), link.path, flags.get(target, 0) if is_library else 0
+def _target(link: Symlink) -> str:
+    return os.path.normpath(os.path.join(os.path.dirname(link.path), link.target))
 
 
 def _mounted(around: Surroundings, folders: tuple[str, ...]) -> dict[str, str]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from udocker.host.root import Root
     from udocker.nvidia.driver.installation import Driver
 
-_FORMAT = 5
+_FORMAT = 6
 _WATCHED = (
     ldcache.PATH,
     ldconf.PATH,

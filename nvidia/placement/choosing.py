@@ -96,7 +96,8 @@ def merged(loader: Loader, selection: Selection, decision: compat.Decision) -> L
     image, machine = loader.root, loader.machine
     known = loader.cache if loader.cache.entries else LdCache(tuple(_configured(image, machine)))
     flags = ldcache.FLAGS[machine]
-    locked = [*_compat_entries(decision, flags), *_entries(selection.first, machine, first=True)]
+    locked = [*_compat_entries(decision, flags, selection.first)]
+    locked += _entries(selection.first, machine, first=True)
     taken = {(entry.name, entry.flags) for entry in locked}
     own = [e for e in known.entries if (e.name, e.flags) not in taken]
     if not decision.use and decision.directories:
@@ -184,9 +185,14 @@ def _machine_of(host_path: str | None) -> int:
     return int.from_bytes(head[18:20], "little") if head.startswith(b"\x7fELF") else 0
 
 
-def _compat_entries(decision: compat.Decision, flags: int) -> Iterator[Entry]:
+def _compat_entries(
+    decision: compat.Decision, flags: int, driver: tuple[DriverLibrary, ...]
+) -> Iterator[Entry]:
+    """Yield the image's newer libraries by all names of those whose place they take."""
+    names = {a.soname: (a.soname, *a.extra_names) for a in driver if a.bits == 64}
     for library in decision.libraries if decision.use else ():
-        yield Entry(library.soname, library.path, flags)
+        for name in names.get(library.soname, (library.soname,)):
+            yield Entry(name, library.path, flags)
 
 
 def _entries(chosen: Iterable[DriverLibrary], machine: str, *, first: bool) -> Iterator[Entry]:

@@ -133,7 +133,8 @@ def test_compat_libraries_that_are_taken_come_first_of_all(place, image):
     tree = compat_image(image)
     made = place(tree, library_path="/usr/local/cuda/compat:/opt")
     known = merged(made)
-    assert known.paths("libcuda.so.1", FLAGS)[0] == f"/{COMPAT}/libcuda.so.590.44.01"
+    for name in ("libcuda.so.1", "libcuda.so"):
+        assert known.paths(name, FLAGS)[0] == f"/{COMPAT}/libcuda.so.590.44.01"
     assert known.paths("libnvidia-ml.so.1", FLAGS) == (f"{LIB}/libnvidia-ml.so.1",)
     assert made.edits.library_dirs == (f"/{COMPAT}", LIB)
     assert made.search == ()
