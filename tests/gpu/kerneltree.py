@@ -56,8 +56,8 @@ def ci_minor(gpu, gi, ci=0):
 
 
 def write(root, path, content="", mode=0o644):
-    """Write a file below `root`, with its directories."""
-    full = os.path.join(root, path)
+    """Write a file below `root`, with its directories, whether its path begins with / or not."""
+    full = os.path.join(root, path.lstrip("/"))
     os.makedirs(os.path.dirname(full), exist_ok=True)
     if os.path.lexists(full) and not os.path.islink(full):
         os.unlink(full)  # it may be one that only root could write to
@@ -68,7 +68,7 @@ def write(root, path, content="", mode=0o644):
 
 def link(root, path, target):
     """Make a symbolic link below `root`, with its directories."""
-    full = os.path.join(root, path)
+    full = os.path.join(root, path.lstrip("/"))
     os.makedirs(os.path.dirname(full), exist_ok=True)
     os.symlink(target, full)
 

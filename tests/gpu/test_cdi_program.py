@@ -46,6 +46,14 @@ def test_another_driver_in_the_search_path_does_not_win(planned):
     assert len(plan.notes) == 3, plan.notes
 
 
+@pytest.mark.parametrize(("version", "stays"), [("590.44.01", True), ("570.1.2", False)])
+def test_the_images_newer_cuda_library_stays_in_the_search_path(planned, image, version, stays):
+    directory = "usr/local/cuda/compat"
+    image(files={f"{directory}/libcuda.so.{version}": OLD})
+    plan = planned(LD_LIBRARY_PATH=f"/{directory}:/opt/app")
+    assert dict(plan.edits.env).get("LD_LIBRARY_PATH", "") == ("" if stays else "/opt/app")
+
+
 def test_a_search_path_that_misleads_nobody_stays(planned):
     plan = planned(LD_LIBRARY_PATH=f"{LIBRARIES}:/opt/app")
     assert "LD_LIBRARY_PATH" not in dict(plan.edits.env)
