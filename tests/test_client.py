@@ -128,13 +128,14 @@ def test_the_manifest_that_an_index_names_is_read_by_its_digest(registry, image)
     assert descriptor.digest == wanted
 
 
-def test_a_web_page_is_no_manifest_and_told_as_what_it_is():
+def test_a_web_page_is_told_as_what_it_is():
     page = Reply(200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>log in</html>")
     with Server(lambda asked: page) as server:
         reader = client(server.host)
-        with pytest.raises(InvalidDocument, match="a web page") as caught:
-            reader.manifest(named(server.host))
-    assert "login" in caught.value.hint
+        for ask in (reader.manifest, reader.tags):
+            with pytest.raises(InvalidDocument, match="a web page") as caught:
+                ask(named(server.host))
+            assert "login" in caught.value.hint
 
 
 def test_what_is_not_there_is_not_found(registry):

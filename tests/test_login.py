@@ -171,25 +171,48 @@ def test_what_credentials_cannot_be_for(text):
 SECRETS = ("s3cret-word", "s3cret-token", "s3cret-proxy", "s3cret-signature")
 
 
+def test_a_login_is_to_a_registry_and_tried_where_it_wants_one(unprivileged):
+    answers = {
+        "is no registry": Reply(404),
+        "is no registry: it has": Reply(200, {"Content-Type": "text/html; charset=x"}, b"<html>"),
+    }
+    for problem, answer in answers.items():
+        with Server(lambda asked, answer=answer: answer) as server:
+            done = log_in(unprivileged, server.host, check=False)
+        assert done.returncode == 1 and problem in done.stderr
+        assert not os.path.exists(config(unprivileged))
+    with Server() as server:
+        done = log_in(unprivileged, server.host)
+    assert "the password could not be tried" in done.stderr and "logged in" in done.stderr
+
+
 class Leaky(Server):
     """A registry that repeats what it is sent, and that sends its readers to signed addresses."""
 
     def reply(self, asked):
         sent = asked.headers["Authorization"] or ""
         if asked.path.startswith("/token"):
+            if "wrong" in asked.path:
+                body = json.dumps({"details": f"{sent} (me, s3cret-word) is wrong"}).encode()
+                return Reply(401, {}, body)
             return Reply(body=b'{"token": "s3cret-token"}')
         if not sent.startswith("Bearer "):
-            challenge = f'Bearer realm="{self.url}/token?account=s3cret-signature",service="s"'
+            service = "wrong" if "wrong" in asked.path else "s"
+            where = f"{self.url}/token?account=s3cret-signature"
+            challenge = f'Bearer realm="{where}",service="{service}"'
             return Reply(401, {"WWW-Authenticate": challenge})
         if "signature" not in asked.path:
             return Reply(307, {"Location": f"{asked.path}?signature=s3cret-signature"})
         broken = "broken" in asked.path and len(self.paths()) < 6
-        return Reply(500 if broken else 404)
+        told = f"{sent.rpartition(' ')[2]} is not for that, s3cret-word neither"
+        body = json.dumps({"errors": [{"code": "NONE", "message": told}]}).encode()
+        return Reply(500 if broken else 404, {}, body)
 
 
 WORDS = [
     ["pull", "{host}/org/app:1"],
     ["pull", "{host}/org/broken:1"],
+    ["pull", "{host}/org/wrong:1"],
     ["pull", "--httpproxy=http://me:s3cret-proxy@127.0.0.1:1", "registry.invalid/a"],
     ["pull", "--httpproxy=socks5h://me:s3cret-proxy@127.0.0.1:1", "registry.invalid/a"],
     ["search", "--registry={host}", "app"],
@@ -214,6 +237,7 @@ def test_no_secret_is_told_even_with_debug(unprivileged, words):
     told = done.stdout + done.stderr
     assert not [secret for secret in (*SECRETS, pair) if secret in told]
     assert words[0] in ("logout", "showconf") or " ms)" in told
+    assert "NONE" not in told or "*** is not for that, *** neither" in told
 
 
 def test_passwords_are_in_no_command_line_of_a_helper(unprivileged, guarded):

@@ -69,10 +69,12 @@ def command(
         raise UsageError("the password is empty")
     credentials = Credentials(name, password)
     try:
-        Client(server, settings, credentials=credentials).login()
+        tried = Client(server, settings, credentials=credentials).login()
     except AccessDenied as error:
         error.hint = "check the name and the password, or token"
         raise
+    if not tried:
+        console.warn(f"{server} lets everybody look at it: the password could not be tried")
     where = save_credentials(key, credentials, settings.environment)
     console.say(f"logged in to {key} as {name}; the credentials are in {where}")
 

@@ -167,6 +167,7 @@ class Authorizer:
         self._ask = ask
         self._challenges: dict[tuple[str, ...], Challenge] = {}
         self._tokens: dict[tuple[str, ...], tuple[Token, float]] = {}
+        self._shown: set[str] = set()
 
     def header(self, access: Access) -> str | None:
         """Return what met the last challenge for such access, with a token that is still good."""
@@ -194,6 +195,16 @@ class Authorizer:
         self._tokens.pop(_token_key(known[0], access), None)
         return self._respond(known[0], access)
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What servers have been shown, and may repeat in what they say: the longest first."""
+        return tuple(sorted(self._shown, key=len, reverse=True))
+
+    @property
+    def was_asked(self) -> bool:
+        """Tell whether the registry has wanted to know who asks, in a way that is known."""
+        return bool(self._challenges)
+
     def explain(self, error: AccessDenied, access: Access) -> AccessDenied:
         """Return the error with the way out that suits what was shown to the registry."""
         credentials = self._find_credentials(access.repository)
@@ -210,13 +221,19 @@ class Authorizer:
     def _respond(self, challenge: Challenge, access: Access) -> str:
         if challenge.scheme == "bearer":
             return f"Bearer {self._token(challenge, access)}"
-        credentials = self._find_credentials(access.repository)
+        credentials = self._credentials(access)
         if not credentials or not credentials.username:
             raise denied(f"{access.subject}: {self._host} wants a user and a password", self._host)
         return credentials.basic
 
+    def _credentials(self, access: Access) -> Credentials | None:
+        found = self._find_credentials(access.repository)
+        if found:
+            self._shown.update(found.secrets)
+        return found
+
     def _token(self, challenge: Challenge, access: Access) -> str:
-        credentials = self._find_credentials(access.repository)
+        credentials = self._credentials(access)
         if credentials and credentials.registry_token:
             return credentials.registry_token
         key = _token_key(challenge, access)
@@ -226,6 +243,7 @@ class Authorizer:
                 return token.secret
         asked = time.monotonic()
         token = Token.from_json(self._fetch(key, credentials, access.subject))
+        self._shown.add(token.secret)
         margin_s = min(_MARGIN_S, token.life_s / 5)
         self._tokens[key] = (token, asked + token.life_s - margin_s)
         return token.secret

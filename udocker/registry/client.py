@@ -86,10 +86,16 @@ class Client:
         place = endpoints.endpoints(ref, self._registries)[-1]
         return self._transport_to(place), place.reference
 
-    def login(self) -> None:
-        """Return if the registry accepts the credentials (or wants none). Raises AccessDenied."""
-        request = Request("GET", "/v2/", "", self.registry)
-        self.transport.fetch(request, MAX_DOCUMENT_BYTES)
+    def login(self) -> bool:
+        """Return if the registry accepts the credentials; tell whether it wanted any.
+
+        Raises AccessDenied; RegistryError where there is no registry.
+        """
+        request = Request("GET", "/v2/", "", self.registry, accepted=(200, 404))
+        answer = self.transport.fetch(request, MAX_DOCUMENT_BYTES)
+        if answer.status == 404 or documents.is_web_page(answer.headers):
+            raise RegistryError(f"{self.registry} is no registry: it has no /v2/ for programs")
+        return self.transport.was_asked
 
     def head(self, ref: Reference) -> Digest | None:
         """Return the digest that a name has now, None where the registry does not tell.

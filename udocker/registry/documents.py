@@ -75,6 +75,7 @@ def tags(transport: Transport, ref: Reference) -> list[str]:
     what = f"{ref.name}: the registry's list of tags"
     found: list[str] = []
     for answer in pages(ask, f"/v2/{ref.repository}/tags/list", what):
+        _refuse_web_page(answer.headers, f"{ref.name}: a web page came in place of a list of tags")
         found += _tags_of_page(answer.body, ref)
         if len(found) > MAX_TAGS:
             raise RegistryError(f"{what} does not end")
@@ -110,11 +111,7 @@ def _media_type(headers: Mapping[str, str], body: bytes, ref: Reference, *, pinn
     Conflicts".
     """
     sent = _sent_type(headers)
-    if sent == "text/html":
-        raise InvalidDocument(
-            f"{ref}: a web page came in place of a manifest",
-            hint="there is no registry at that address, or the network wants a login first",
-        )
+    _refuse_web_page(headers, f"{ref}: a web page came in place of a manifest")
     own, version = _own_type(body, ref)
     if own in oci.DOCKER_SCHEMA1 or version == 1:
         raise _too_old(ref)
@@ -128,6 +125,17 @@ def _media_type(headers: Mapping[str, str], body: bytes, ref: Reference, *, pinn
 
 def _sent_type(headers: Mapping[str, str]) -> str:
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def is_web_page(headers: Mapping[str, str]) -> bool:
+    """Tell whether an answer is for people: from a server that is no registry."""
+    return _sent_type(headers) == "text/html"
+
+
+def _refuse_web_page(headers: Mapping[str, str], problem: str) -> None:
+    if is_web_page(headers):
+        hint = "there is no registry at that address, or the network wants a login first"
+        raise InvalidDocument(problem, hint=hint)
 
 
 def _too_old(ref: Reference) -> InvalidDocument:

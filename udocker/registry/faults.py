@@ -11,7 +11,7 @@ import math
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, IncompleteRead
 
@@ -25,6 +25,8 @@ RETRIED = frozenset((408, 425, 429, 499, 500, 502, 503, 504, 522))
 
 _MAX_CHARACTERS = 300
 _MAX_ERRORS = 3
+_LEAST_SECRET_CHARACTERS = 4
+"""Shorter ones are parts of many words."""
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")
 """What OpenSSL makes of an answer in plain http, by its versions."""
 _PROXY_USERS = "a proxy that knows its users is written http://USER:PASSWORD@HOST:PORT"
@@ -120,10 +122,18 @@ def reason(cause: BaseException) -> str:
 
 
 def refusal(
-    subject: str, host: str, status: int, body: bytes, headers: Mapping[str, str]
+    subject: str,
+    host: str,
+    status: int,
+    body: bytes,
+    headers: Mapping[str, str],
+    secrets: Iterable[str] = (),
 ) -> RegistryError | ImageNotFound:
-    """Return the error for an answer with `status` about `subject`."""
-    told = filter(None, (_sentence(body), limits_told(headers) if status == 429 else ""))
+    """Return the error for an answer with `status` about `subject`.
+
+    What the server says is repeated without the `secrets`.
+    """
+    told = filter(None, (_sentence(body, secrets), limits_told(headers) if status == 429 else ""))
     said = "; ".join(told)
     text = f"{subject}: {host} answers {status}" + (f" ({said})" if said else "")
     if status in (401, 403):
@@ -185,7 +195,7 @@ def seconds(retry_after: str) -> float | None:
     return max(0.0, wait_s) if math.isfinite(wait_s) else None
 
 
-def _sentence(body: bytes) -> str:
+def _sentence(body: bytes, secrets: Iterable[str]) -> str:
     """Return what an error's body says. Source: distribution-spec, "Error Codes"."""
     try:
         members = fastjson.loads(body)
@@ -197,7 +207,11 @@ def _sentence(body: bytes) -> str:
     if not isinstance(errors, list):
         errors = [members]
     texts = [_error_text(error) for error in errors[:_MAX_ERRORS] if isinstance(error, dict)]
-    return printable("; ".join(filter(None, texts)))
+    text = "; ".join(filter(None, texts))
+    for secret in secrets:
+        if len(secret) >= _LEAST_SECRET_CHARACTERS:
+            text = text.replace(secret, "***")
+    return printable(text)
 
 
 def _error_text(error: dict[str, object]) -> str:

@@ -42,6 +42,12 @@ class Credentials:
         pair = f"{self.username}:{self.password}".encode("utf-8", "surrogateescape")
         return "Basic " + base64.b64encode(pair).decode("ascii")
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What of them nobody else may read, in the forms in which it is sent."""
+        own = (self.password, self.identity_token, self.registry_token)
+        return (self.basic.partition(" ")[2], *filter(None, own))
+
     def __repr__(self) -> str:
         return f"Credentials(username={self.username!r})"
 

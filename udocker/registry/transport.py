@@ -98,6 +98,11 @@ class Transport:
         """Requests sent so far, those for tokens and those in vain included."""
         return self._connection.requests
 
+    @property
+    def was_asked(self) -> bool:
+        """Tell whether the registry has wanted to know who asks."""
+        return self._authorizer.was_asked
+
     def reopen(self) -> None:
         """Use new connections from here on; tokens are kept. A forked process must call it."""
         self._connection.reopen()
@@ -134,7 +139,7 @@ class Transport:
             response = self._authorized(request, access)
             if response.status in request.accepted:
                 return response
-            error = _failure(response, request.subject)
+            error = self._failure(response, request.subject)
         except AccessDenied as refused:  # by the token server
             raise self._authorizer.explain(refused, access) from None
         if response.status in (400, 401, 403) and not self._is_own(response.url):
@@ -143,6 +148,11 @@ class Transport:
         if isinstance(error, AccessDenied):
             error = self._authorizer.explain(error, access)
         raise error
+
+    def _failure(self, response: Response, subject: str) -> RegistryError | ImageNotFound:
+        host, body = split(response.url).netloc.rpartition("@")[2], response.drain()
+        secrets = self._authorizer.secrets
+        return refusal(subject, host, response.status, body, response.headers, secrets)
 
     def _authorized(self, request: Request, access: Access) -> Response:
         """Return the answer after every challenge that can be met."""
@@ -178,7 +188,7 @@ class Transport:
         with response:
             if response.status == 200:
                 return response.document(MAX_TOKEN_ANSWER_BYTES)
-            error = _failure(response, subject)
+            error = self._failure(response, subject)
             if response.status in (404, 405, 501):
                 raise NoSuchMethod(f"{error.message}, which is its token server")
             raise error
@@ -319,11 +329,6 @@ def _of_file(
         host, environment, lambda _: None, trust=trust, patience=patience, base=base
     )
     return transport, Request("GET", url[len(base) :] or "/", "", shown(url))
-
-
-def _failure(response: Response, subject: str) -> RegistryError | ImageNotFound:
-    host = split(response.url).netloc.rpartition("@")[2]
-    return refusal(subject, host, response.status, response.drain(), response.headers)
 
 
 def _wants_more_scope(response: Response) -> bool:
