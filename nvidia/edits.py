@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from udocker.containers.spec import Bind, ContainerEdits
 from udocker.errors import GpuError
-from udocker.nvidia import driver, placement, wishes
+from udocker.nvidia import driver, manifests, placement, wishes
 from udocker.nvidia.devices import procfiles, selection
 from udocker.nvidia.devices.gpus import find_gpus
 from udocker.nvidia.devices.nodes import find_nodes, make_missing
@@ -87,7 +87,7 @@ def _plan(
     edits = ContainerEdits(
         env=selection.visible_devices(gpus, wish.selection, environment)
         + tuple(pair for pair in placed.variables if pair[0] not in program),
-        binds=_file_binds(found, capabilities)
+        binds=manifests.portable(_file_binds(found, capabilities), placed.names, cache_directory)
         + procfiles.profile(gpus, capabilities, cache_directory),
     )
     edits |= nodes | placed.edits | procfiles.services(host, capabilities, environment)

@@ -54,6 +54,12 @@ class Placement:
     notes: tuple[str, ...] = ()
 
     @property
+    def names(self) -> frozenset[str]:
+        """The names by which the container's loader finds the libraries."""
+        places = (os.path.basename(a.destination) for a in self.libraries)
+        return frozenset(places).union(*(a.extra_names for a in self.libraries))
+
+    @property
     def edits(self) -> ContainerEdits:
         """The changes to a container, without variables and shadows."""
         binds = [Bind(a.source, a.destination, readonly=True) for a in self.libraries]

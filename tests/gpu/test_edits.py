@@ -156,6 +156,28 @@ def test_an_image_without_any_libc_gets_nodes_and_a_note(plan, image):
     assert "no C library" in made.notes[0]
 
 
+def test_manifests_name_libraries_as_the_containers_loader_finds_them(plan, machine):
+    """NixOS writes paths of the host, where the container has nothing."""
+    host = machine(gpus=2)
+    texts = {
+        "vulkan/icd.d/nvidia_icd.json": '{"ICD": {"library_path": "/nix/x/libGLX_nvidia.so.0"}}',
+        "vulkan/implicit_layer.d/nvidia_layers.json": '{"layers": [{"library_path": "/opt/a.so"}]}',
+        "glvnd/egl_vendor.d/10_nvidia.json": '{"ICD": {"library_path": "libEGL_nvidia.so.0"}}',
+        "egl/egl_external_platform.d/15_nvidia_gbm.json": '{"library_path": "/broken',
+    }
+    for name, text in texts.items():
+        drivertree.write(host.root, f"usr/share/{name}", text)
+    shown = {}
+    for bind in plan(capabilities=("graphics",)).edits.binds:
+        if bind.destination.endswith(".json"):
+            with open(bind.source, encoding="utf-8") as file:
+                shown[os.path.basename(bind.destination)] = bind.source, file.read()
+    assert shown["nvidia_icd.json"][1] == '{"ICD": {"library_path": "libGLX_nvidia.so.0"}}'
+    assert not shown["nvidia_icd.json"][0].startswith(host.root)
+    for name in ("nvidia_layers.json", "10_nvidia.json", "15_nvidia_gbm.json"):
+        assert shown[name][0].startswith(host.root)
+
+
 def test_a_library_path_that_hides_the_host_is_told(plan, image):
     tree = image(files={"opt/compat/libcuda.so.1": "old"})
     made = plan(tree=tree, env=(("LD_LIBRARY_PATH", "/opt/none:/opt/compat"),))
