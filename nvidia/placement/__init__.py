@@ -34,6 +34,8 @@ _WATCHED = (
     ldcache.PATH,
     ldconf.PATH,
     ldconf.DIRECTORY,
+    "/nix/store",
+    "/gnu/store",
     "/usr/local",
     "/usr/local/cuda/compat",
     "/usr/local/cuda/compat/lib.real",

@@ -57,6 +57,8 @@ def choose(
         baked.sonames(driver),
         decision.directories if decision.use else (),
     )
+    if policy.is_stored(loader):
+        search = searchpath.led(search, library_path, first)
     made = Placement(
         libraries=(*_placed(selection.first, first=True), *_placed(selection.fallback)),
         shadows=tuple(_shadows(stale, selection, decision)),

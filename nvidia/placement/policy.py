@@ -8,7 +8,7 @@ either needs comes along where the image lacks it. The C and C++ run time is alw
 from __future__ import annotations
 
 from udocker.host import ldcache
-from udocker.host.loader import Loader
+from udocker.host.loader import STORES, Loader
 from udocker.host.root import Root
 from udocker.nvidia.driver import libraries
 from udocker.nvidia.driver.installation import DriverLibrary, glibc_version
@@ -157,6 +157,12 @@ def obstacle_of(image: Loader) -> Obstacle:
     return Obstacle(
         "the image has no C library: only static programs run in it, without the driver"
     )
+
+
+def is_stored(image: Loader) -> bool:
+    """Tell whether an image's C library is in a store, as Nix and Guix build images."""
+    libc = image.find("libc.so.6")
+    return libc is not None and libc.path.startswith(STORES)
 
 
 def _select(

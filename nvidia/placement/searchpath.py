@@ -48,6 +48,18 @@ def cleaned(
     )
 
 
+def led(search: Search, library_path: str, first: tuple[str, ...]) -> Search:
+    """Return `search` with the directories `first` before all others.
+
+    For an image whose loader asks no ld.so.cache.
+    """
+    variables = dict(search.variables)
+    elements = ldconf.elements(variables.get(LIBRARY_PATH, library_path))
+    rest = [element for element in elements if element and element not in first]
+    variables[LIBRARY_PATH] = ":".join((*first, *rest))
+    return Search(tuple(variables.items()), search.notes)
+
+
 def _library_path(
     text: str,
     image: Root,

@@ -129,6 +129,21 @@ def compat_image(image, files=(), newest="GLIBC_2.36"):
     return tree
 
 
+@pytest.mark.parametrize("store", ["nix/store", "gnu/store"])
+def test_an_image_whose_loader_asks_no_cache_is_led_by_its_search_path(place, image, store):
+    """The glibc of Nix and Guix knows its own directory, and RPATH of programs the others."""
+    tree = image("GLIBC_2.38", place=f"{store}/x1-glibc-2.40-66/lib")
+    image("GLIBC_2.31", place=f"{store}/z2-glibc-2.31/lib")
+    for other in ("a-glibc-locales-2.40", "b-glibc-iconv-2.40", "c-glibc-"):
+        image("GLIBC_2.17", place=f"{store}/{other}/lib")
+    loader = Loader(tree, M)
+    assert loader.find("libc.so.6").path == f"/{store}/z2-glibc-2.31/lib/libc.so.6"
+    made = place(tree, library_path=":/opt/app")
+    assert dict(made.edits.env) == {"LD_LIBRARY_PATH": f"{LIB}:/opt/app"}
+    assert dict(place(tree).edits.env) == {"LD_LIBRARY_PATH": LIB}
+    assert made.notes == ()
+
+
 def test_compat_libraries_that_are_taken_come_first_of_all(place, image):
     tree = compat_image(image)
     made = place(tree, library_path="/usr/local/cuda/compat:/opt")

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 MAX_FILES = 512
 """Files that one closure may have."""
+STORES = ("/nix/store", "/gnu/store")
+"""Where Nix and Guix keep everything; their loaders look beside themselves, and in no cache."""
 _MAX_DIRECTORIES = 32
+_MAX_NAMES = 1 << 17
 _BITS = {"i386": 32, "arm": 32}
 
 
@@ -46,6 +49,7 @@ class Loader:
         self.cache = read_cache(root) if cache is None else cache
         self._named = _by_name(self.cache, ldcache.FLAGS.get(machine, -1))
         self._directories = ldcache.default_directories(machine)
+        self._stored: tuple[str, ...] | None = None
         self._facts: dict[str, ElfFacts | None] = {}
 
     def find(self, name: str, first: tuple[str, ...] = ()) -> Library | None:
@@ -77,6 +81,10 @@ class Loader:
         yield from self._named.get(name, ())
         for directory in self._directories:
             yield f"{directory}/{name}"
+        if self._stored is None:
+            self._stored = _stored(self.root)
+        for directory in self._stored:
+            yield f"{directory}/{name}"
 
     def _read(self, host_path: str) -> ElfFacts | None:
         try:
@@ -85,6 +93,17 @@ class Loader:
             return None
         right = (_BITS.get(self.machine, 64), self.machine)
         return facts if facts and (facts.bits, facts.machine) == right else None
+
+
+def _stored(root: Root) -> tuple[str, ...]:
+    """Return the directories of the glibcs in a store, the oldest first: programs may need any."""
+    found = {}
+    for store in STORES:
+        for name in root.listdir(store)[:_MAX_NAMES]:
+            version = name.partition("-glibc-")[2].split("-")[0].split(".")
+            if all(number.isdecimal() for number in version):
+                found[f"{store}/{name}/lib"] = tuple(map(int, version))
+    return tuple(sorted(found, key=found.__getitem__))[:_MAX_DIRECTORIES]
 
 
 def search_path(
