@@ -36,8 +36,9 @@ class Places:
         """Add binds, those of deeper paths over the others; of two for one path the last holds."""
         for bind in sorted(binds, key=lambda bind: bind.destination.rstrip("/").count("/")):
             place = self.follow(bind.destination)
-            if self.host(place) != bind.source:  # else a directory above shows it already
-                self.binds[place] = bind.source
+            shown = self.host(place)
+            if shown not in (bind.source, os.path.realpath(bind.source)):
+                self.binds[place] = bind.source  # else a directory above shows it already
 
     def link(self, links: Iterable[Symlink]) -> None:
         """Show at the path of each link what it leads to.

@@ -77,6 +77,16 @@ def test_of_two_binds_for_one_path_the_last_holds(tree):
     assert places.binds == {"/etc": "/b"}
 
 
+def test_a_link_of_the_host_that_a_bind_above_shows_needs_none(tree, tmp_path):
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/card1").write_text("")
+    (tmp_path / "dev/by:path").symlink_to("card1")
+    places = Places(tree)
+    device = DeviceNode(f"{tmp_path}/dev/by:path", "/dev/by:path")
+    places.bind([Bind(f"{tmp_path}/dev", "/dev"), device])
+    assert places.binds == {"/dev": f"{tmp_path}/dev"}
+
+
 def test_what_a_bind_above_shows_already_needs_none(tree):
     places = Places(tree)
     places.bind([DeviceNode("/dev/null", "/dev/null"), Bind("/dev", "/dev")])

@@ -148,10 +148,10 @@ def drawing_nodes(host: Host, pci: str) -> Iterator[DeviceNode]:
         return
     for name in names:
         kind = "render" if name.startswith("renderD") else "card"
-        path = f"{_DRAWING}/{name}"
-        if name.startswith(("renderD", "card")) and host.exists(path):
-            yield DeviceNode(host.path(path), path)
-            yield DeviceNode(host.path(path), f"{_DRAWING}/by-path/pci-{pci}-{kind}")
+        if name.startswith(("renderD", "card")):
+            paths = (f"{_DRAWING}/{name}", f"{_DRAWING}/by-path/pci-{pci}-{kind}")
+            there = (path for path in paths if os.path.exists(host.path(path)))
+            yield from (DeviceNode(host.path(path), path) for path in there)
 
 
 def _groups(nodes: list[DeviceNode]) -> tuple[int, ...]:

@@ -80,6 +80,12 @@ def test_who_draws_gets_the_drawing_nodes_of_its_gpus_alone(kernel):
         "/dev/dri/renderD129",
         f"/dev/dri/by-path/pci-{pci(1)}-render",
     ]
+    # engines that show the host's /dev cannot show another node there
+    assert all(node.source == host.path(node.destination) for node in edits.device_nodes)
+    os.unlink(host.path(f"/dev/dri/by-path/pci-{pci(1)}-card"))
+    os.unlink(host.path("/dev/dri/renderD129"))
+    edits, _ = found(host, Wish("0", ("graphics",)))
+    assert [name for name in names(edits) if "/dri/" in name] == ["/dev/dri/card2"]
     assert not [name for name in names(found(host, COMPUTE)[0]) if "/dri/" in name]
 
 

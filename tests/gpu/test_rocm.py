@@ -10,7 +10,7 @@ import pytest
 from gpu import amdtree
 from gpu.amdtree import TOPOLOGY, pci, uuid
 from gpu.conftest import FAKENODE
-from gpu.drivertree import write
+from gpu.drivertree import link, write
 from udocker.diagnosis import gpufacts
 from udocker.errors import GpuError
 from udocker.host.probe import Host
@@ -79,9 +79,10 @@ def test_without_uuids_gpus_are_shown_by_their_numbers(plan):
 
 
 def test_chosen_gpus_are_shown_by_their_own_nodes(plan, tmp_path):
-    place = f"sys/bus/pci/devices/{pci(1)}/drm"
-    for name in ("card2", "renderD129"):
-        write(str(tmp_path / "machine"), f"{place}/{name}/dev", "226:0\n")
+    root = str(tmp_path / "machine")
+    for kind, name in (("card", "card2"), ("render", "renderD129")):
+        write(root, f"sys/bus/pci/devices/{pci(1)}/drm/{name}/dev", "226:0\n")
+        link(root, f"dev/dri/by-path/pci-{pci(1)}-{kind}", f"../{name}")
     made = plan("1", gpus=3)
     assert [node.destination for node in made.edits.device_nodes] == [
         "/dev/kfd",
