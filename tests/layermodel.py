@@ -10,7 +10,8 @@ import itertools
 from collections import namedtuple
 
 Entry = namedtuple("Entry", "kind path value mode", defaults=("", 0o755))
-"""One entry of a layer: kind `file`, `folder`, `symlink`, `hard link`, `whiteout`, `opaque`."""
+"""One entry of a layer: kind `file`, `folder`, `symlink`, `hard link`, `device`,
+`whiteout`, `opaque`."""
 MAX_LINKS = 40
 
 
@@ -64,6 +65,8 @@ class Model:
             self.tree[place] = ("folder", "", entry.mode, next(self.serial))
         elif entry.kind == "hard link":
             self.link(entry, place)
+        elif entry.kind == "device":
+            self.remove(place)
         else:
             self.remove(place)
             self.tree[place] = (entry.kind, entry.value, entry.mode, next(self.serial))
@@ -91,7 +94,7 @@ class Model:
     def resolve(self, path, *, make=False, stop=()):
         """Return where a path leads; links that the paths of `stop` replace are not followed."""
         here, left, links = (), list(path), 0
-        walked = ()
+        walked, from_below = (), False
         while left:
             name = left.pop(0)
             if name in ("", "."):
@@ -103,7 +106,10 @@ class Model:
             walked = (*walked, name)
             if self.kind(below) == "symlink" and walked not in stop:
                 links += 1
+                # A link of this layer that one of the layers below leads to has two paths, too.
                 self.aliased |= self.named.get(below, below) != below
+                self.aliased |= from_below and below in self.named
+                from_below |= below not in self.named
                 if links > MAX_LINKS:
                     raise Refused(path)
                 target = self.tree[below][1]

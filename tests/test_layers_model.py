@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from images import add_image
 from layermodel import Entry, Model, Refused, clean
 from registries import Layout, needs
-from tarballs import archive, file, folder, hard_link, merged, snapshot, symlink
+from tarballs import archive, device, file, folder, hard_link, merged, snapshot, symlink
 
 NAMES = st.sampled_from(["a", "b", "c"])
 ODD = st.sampled_from(["a", "b", "c", "..", ".", ""])
@@ -19,13 +19,17 @@ TARGETS = st.sampled_from(
     ["a", "b", "/a", "../b", "a/b", "..", "/", "c/../a", "missing/x", "../../.."]
 )
 TEXTS = st.sampled_from(["", "1", "22"])
+MARK = st.one_of(
+    st.builds(Entry, st.just("whiteout"), PATHS | st.just(""), NAMES),
+    st.builds(Entry, st.just("opaque"), PATHS),
+)
 ENTRIES = st.one_of(
     st.builds(Entry, st.just("file"), ODD_PATHS, TEXTS, st.sampled_from([0o644, 0o444, 0o755])),
     st.builds(Entry, st.just("folder"), ODD_PATHS, st.just(""), st.sampled_from([0o755, 0o700])),
     st.builds(Entry, st.just("symlink"), ODD_PATHS, TARGETS, st.just(0o777)),
     st.builds(Entry, st.just("hard link"), ODD_PATHS, ODD_PATHS, st.just(0o644)),
-    st.builds(Entry, st.just("whiteout"), PATHS | st.just(""), NAMES),
-    st.builds(Entry, st.just("opaque"), PATHS),
+    st.builds(Entry, st.just("device"), ODD_PATHS, st.just(""), st.just(0o644)),
+    MARK,
 )
 LAYERS = st.lists(ENTRIES, max_size=6)
 
@@ -40,6 +44,8 @@ def member(entry):
         return symlink(entry.path, entry.value)
     if entry.kind == "hard link":
         return hard_link(entry.path, entry.value)
+    if entry.kind == "device":
+        return device(entry.path)
     mark = ".wh..wh..opq" if entry.kind == "opaque" else f".wh.{entry.value}"
     return file(f"{entry.path}/{mark}")
 
@@ -95,7 +101,7 @@ def honest(layer):
     found = {}
     for entry in layer:
         path = clean(entry.path)
-        if entry.kind in ("whiteout", "opaque") or not path or path in found:
+        if entry.kind in ("whiteout", "opaque", "device") or not path or path in found:
             continue
         above = [found[path[:n]] for n in range(1, len(path)) if path[:n] in found]
         below = any(other[: len(path)] == path for other in found)
@@ -131,7 +137,7 @@ def test_one_layer_gives_the_tree_that_gnu_tar_makes(layer):
         assert shared(rootfs) == shared(theirs)
 
 
-MARKS = st.lists(ENTRIES.filter(lambda e: e.kind in ("whiteout", "opaque")), max_size=2)
+MARKS = st.lists(MARK, max_size=2)
 
 
 def beside(layer, marks):

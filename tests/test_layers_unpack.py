@@ -104,6 +104,20 @@ TREES = {
         [folder("a"), file("d/f"), folder("d"), symlink("d", "a"), file("d/g")],
         {"a": None, "a/g": "", "d": "-> a"},
     ),
+    "device over file": ([file("d/f", b"x"), tarballs.device("d/f")], {"d": None}),
+    "device over directory": ([file("d/f", b"x"), tarballs.device("d"), file("e")], {"e": ""}),
+    "device over what replaced a directory": (
+        [file("d/f", b"x"), file("d"), tarballs.device("d", tarballs.BLOCK), file("e")],
+        {"e": ""},
+    ),
+    "hard link to a device": (
+        [tarballs.device("dev/a"), hard_link("dev/b", "dev/a"), hard_link("c", "/dev/b")],
+        {"dev": None},
+    ),
+    "file over device": (
+        [tarballs.device("f"), file("f", b"x"), hard_link("g", "f")],
+        {"f": "x", "g": "x"},
+    ),
     "contiguous file": ([entry("f", b"7", b"x")], {"f": "x"}),
     "whiteouts of aufs": (
         [folder(".wh..wh.plnk"), file(".wh..wh.plnk/1.2", b"x"), file(".wh..wh.aufs"), file("f")],
@@ -203,7 +217,7 @@ def test_devices_and_unknown_entries_are_left_out_and_counted(place):
         entry("dump", b"D", b"x" * 600),
         file("f"),
     )
-    assert contents(place) == {"f": ""}
+    assert contents(place) == {"dev": None, "f": ""}
     assert dict(tree.skipped) == {"device node": 2, "entry of unknown type": 2}
     assert tree.entries == 5
 

@@ -10,7 +10,7 @@ import pytest
 import tarballs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tarballs import archive, contents, file, folder, hard_link, merged, snapshot, symlink
+from tarballs import archive, contents, device, file, folder, hard_link, merged, snapshot, symlink
 
 from udocker import trees
 from udocker.errors import StoreError, UnpackError
@@ -105,6 +105,13 @@ STACKS = {
         {**USR_TREE, "lib": None, "lib/f": ""},
     ),
     "opaque file": ([[file("f", b"1")], [file("f/.wh..wh..opq")]], {"f": "1"}),
+    "device over file": ([BASE, [device("d/x")]], without(BASE_TREE, "d/x")),
+    "device over directory": ([BASE, [device("d")]], without(BASE_TREE, "d")),
+    "device below a link": ([USR, [device("lib/old")]], without(USR_TREE, "usr/lib/old")),
+    "file over device, then over file": (
+        [BASE, [device("d/x"), file("d/x", b"2")]],
+        {**BASE_TREE, "d/x": "2"},
+    ),
     # Parents that the layer does not have.
     "parent below is a link": ([USR, [file("lib/f")]], {**USR_TREE, "usr/lib/f": ""}),
     "parent below is an absolute link": (

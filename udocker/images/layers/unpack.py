@@ -27,7 +27,6 @@ _OPAQUE = b".wh..wh..opq"
 _IMPLICIT_MODE = 0o755
 _MAX_STRATA = 64
 _MAX_PLACES = 4096
-_DEVICES = (tar.CHARACTER, tar.BLOCK)
 _IMPOSSIBLE = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EFBIG)
 _KNOWN_NAMESPACES = (b"security", b"trusted", b"system")
 _OF_OVERLAYS = (b"user.overlay.", b"user.fuseoverlayfs.", override.ATTRIBUTE.encode())
@@ -44,9 +43,10 @@ def unpack(
     """Unpack the uncompressed layer `chunks`, read to its end, into the empty `directory`.
 
     Everything belongs to this user, who can always read and remove it (files have 0400, directories
-    0700 at least). Device nodes are left out; so are the set-id bits of files: they would let
-    every user of this machine become this user. What differs from owner and mode in the layer is
-    remembered, see `override`. Whiteouts, and hard links to layers below, come back for `merge`.
+    0700 at least). Device nodes are left out, and nothing else is in their place; so are the set-id
+    bits of files: they would let every user of this machine become this user. What differs from
+    owner and mode in the layer is remembered, see `override`. Whiteouts, and hard links to layers
+    below, come back for `merge`.
     `hollow`: files get their sizes and no content, to see what a tree should look like.
 
     The umask of the process is 0 meanwhile: let no other thread create files. Raises UnpackError
@@ -92,6 +92,7 @@ class _Unpacker:
         self._aside: list[Growing] = []
         self._whiteouts: dict[bytes, None] = {}
         self._opaque: dict[bytes, None] = {}
+        self._devices: dict[bytes, None] = {}
         self._skipped: dict[str, int] = {}
         self._entries = 0
         self._size_bytes = 0
@@ -104,6 +105,8 @@ class _Unpacker:
             tar.SYMLINK: self._symlink,
             tar.DIRECTORY: self._directory,
             tar.FIFO: self._fifo,
+            tar.CHARACTER: self._device,
+            tar.BLOCK: self._device,
         }
 
     def add(self, member: tar.Member) -> None:
@@ -116,8 +119,7 @@ class _Unpacker:
             if WHITEOUT in path and self._is_marker(path):
                 return
             if member.kind not in self._makers:
-                what = "device node" if member.kind in _DEVICES else "entry of unknown type"
-                self._skip(what)
+                self._skip("entry of unknown type")
             elif path:
                 self._put(member, path)
             else:
@@ -271,11 +273,25 @@ class _Unpacker:
         self._set_time(member, parent, name)
         self._refuse_xattrs(member, "owner of a named pipe")
 
+    def _device(self, member: tar.Member, parent: int, name: bytes, path: bytes) -> None:
+        """Leave nothing in the place of what only root can make, not what was there before."""
+        for stratum in (*self._aside, self._last):
+            if path in stratum.directories:
+                self._tree.remove(join(stratum.directory, path))
+                Growing(b"").take(path, stratum)
+        self._tree.remove(path)
+        self._places.clear()
+        self._devices[path] = self._whiteouts[path] = None
+        self._check_kept()
+        self._skip("device node")
+
     def _hard_link(self, member: tar.Member, parent: int, name: bytes, path: bytes) -> None:
         target = self._tree.resolve_parent(_clean(member.link))
         tree.refuse_marks(target)
         mode = self._tree.mode(target)
-        if mode is None:
+        if mode is None and target in self._devices:
+            self._device(member, parent, name, path)
+        elif mode is None:
             if self._tree.mode(path) is not None:
                 raise FileExistsError(path)
             self._last.links[path] = self._last.links.get(target, target)
