@@ -219,6 +219,19 @@ def test_changed_content_of_the_same_size_and_time_is_found_by_a_deep_look(case)
     case.good()
 
 
+def test_holes_are_not_read_and_what_lies_behind_them_is(tmp_path):
+    for tree, end in (("one", b"x"), ("same", b"x"), ("other", b"y")):
+        (tmp_path / tree).mkdir()
+        with open(tmp_path / tree / "f", "wb") as sparse:
+            sparse.truncate(1 << 42)
+            os.pwrite(sparse.fileno(), b"first", 1 << 21)
+            os.pwrite(sparse.fileno(), end, (1 << 41) + 5)
+        os.utime(tmp_path / tree / "f", (0, 0))
+    one, same, other = (str(tmp_path / tree) for tree in ("one", "same", "other"))
+    assert list(differences(one, same, content=True)) == []
+    assert list(differences(one, other, content=True)) == ["/f has other content"]
+
+
 def test_many_differences_are_counted(case):
     for number in range(50):
         os.mkdir(f"{case.tree}/more{number}")
