@@ -118,6 +118,49 @@ def test_a_name_that_is_broken_is_pulled_again_and_harms_no_other(unprivileged, 
     assert name in names(unprivileged)
 
 
+def pipe(path):
+    os.mkfifo(path)
+
+
+def loop(path):
+    os.symlink(os.path.basename(path), path)
+
+
+@pytest.mark.parametrize("make", [os.makedirs, pipe, loop])
+def test_what_is_no_file_is_told_and_mended_and_hides_no_other(unprivileged, pulled, make):
+    name, _ = pulled
+    user, store = unprivileged, unprivileged.udocker_dir
+    user.udocker("tag", name, "o:1")
+    (broken,) = (entry.path for entry in os.scandir(f"{store}/names") if "img" in entry.name)
+    for path in (broken, f"{store}/images/index.json", f"{store}/images/oci-layout"):
+        os.unlink(path)
+        make(path)
+        user.own(store)
+    assert names(user) == ["o:1"]
+    assert user.udocker("verify", check=False).returncode == 1
+    user.udocker("verify", "--repair")
+    user.udocker("pull", name)
+    assert len(names(user)) == 2
+    user.udocker("verify", "-q")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, pipe])
+def test_blobs_that_are_all_gone_are_told_and_pulled_again(unprivileged, pulled, make):
+    name, _ = pulled
+    blobs = f"{unprivileged.udocker_dir}/images/blobs"
+    shutil.rmtree(blobs)
+    make(blobs)
+    unprivileged.own(unprivileged.udocker_dir)
+    for words in (["du"], ["verify"], ["rmi", name], ["prune", "-f"], ["images"]):
+        done = unprivileged.udocker(*words, check=False)
+        assert done.returncode in (0, 1)
+        assert "Traceback" not in done.stderr
+    if not os.path.isdir(blobs):
+        os.unlink(blobs)
+    unprivileged.udocker("pull", name)
+    unprivileged.udocker("verify", "-q")
+
+
 def test_what_other_tools_put_into_the_layout_stays(unprivileged, pulled):
     name, blobs = pulled
     path = f"{unprivileged.udocker_dir}/images/index.json"

@@ -41,6 +41,24 @@ def test_a_file_larger_than_its_bound_is_not_read(tmp_path):
     assert disk.read(str(tmp_path / "none"), 4) is None
 
 
+def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(tmp_path):
+    path = str(tmp_path / "f")
+    os.mkfifo(path)
+    assert disk.read(path, 10) == b""
+    writer = os.open(path, os.O_RDWR)
+    assert disk.read(path, 10) == b""
+    os.close(writer)
+
+
+def test_what_stands_in_the_place_of_a_directory_is_named(tmp_path):
+    (tmp_path / "f").touch()
+    with pytest.raises(StoreError, match="f: there is something else in its place"):
+        disk.make_directory(str(tmp_path / "f" / "below"))
+    with pytest.raises(StoreError, match="f: Not a directory"):
+        disk.names_in(str(tmp_path / "f"))
+    assert disk.names_in(str(tmp_path / "none")) == []
+
+
 def test_a_tree_is_removed_whatever_its_modes_and_depth(unprivileged, tmp_path):
     make = "import os\nfor i in range(300): os.mkdir('d'); os.chdir('d')\n"
     make += "open('f','w'); os.chmod('f', 0); os.chmod('.', 0); os.chdir('/')"

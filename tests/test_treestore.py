@@ -4,6 +4,8 @@ import stat
 
 import pytest
 
+from udocker import trees
+from udocker.errors import UnpackError
 from udocker.images import override
 from udocker.images.treestore import TreeStore, measure
 from udocker.oci import Digest
@@ -42,6 +44,22 @@ def test_a_tree_is_measured_and_a_file_with_two_names_takes_space_once(store, tm
     assert (once.files, once.size_bytes) == (2, 14)
     os.unlink(f"{tree}/same")
     assert measure(tree).disk_bytes == once.disk_bytes
+
+
+def test_a_path_longer_than_linux_takes_is_said_in_short(tmp_path):
+    top = str(tmp_path / "tree")
+    os.mkdir(top)
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("n" * 250, dir_fd=here)
+        below = os.open("n" * 250, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    with pytest.raises(UnpackError, match="bytes, too many for Linux") as caught:
+        measure(top)
+    assert len(caught.value.message) < 300
+    trees.remove_tree(top)
 
 
 def test_a_tree_that_lost_files_in_a_power_failure_is_not_whole(store, tmp_path):

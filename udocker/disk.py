@@ -43,7 +43,8 @@ def make_directory(path: str, mode: int = 0o700) -> str:
                 os.mkdir(directory, mode)
             except FileExistsError:  # made just now by another process, or it is a file
                 if not os.path.isdir(directory):
-                    raise
+                    what = NotADirectoryError(errno.ENOTDIR, "there is something else in its place")
+                    raise store_error(what, directory) from None
     except OSError as error:
         raise store_error(error, path) from error
     return path
@@ -79,6 +80,16 @@ def write_whole(
         raise store_error(error, path) from error
 
 
+def names_in(directory: str) -> list[str]:
+    """Return the names in a directory, in no order; none when there is none. Raises StoreError."""
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise store_error(error, directory) from error
+
+
 def rename(path: str, other: str) -> bool:
     """Rename a file or directory; tell if it was there. Raises StoreError."""
     try:
@@ -103,10 +114,10 @@ def remove_file(path: str) -> None:
 def read(path: str, limit_bytes: int) -> bytes | None:
     """Return the content of a file of the store; None when there is no such file."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=open_at_once) as file:
             # a buffer of the whole limit does not fit where a batch system limits memory
             size = os.fstat(file.fileno()).st_size
-            data = file.read(min(size, limit_bytes) + 1)
+            data = file.read(min(size, limit_bytes) + 1) or b""
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -114,6 +125,11 @@ def read(path: str, limit_bytes: int) -> bytes | None:
     if len(data) > limit_bytes:
         raise StoreError(f"{path}: larger than {limit_bytes} bytes")
     return data
+
+
+def open_at_once(path: str, flags: int) -> int:
+    """Open what should be a file; a named pipe in its place is empty, and keeps nobody waiting."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def is_alive(pid: int) -> bool:

@@ -82,7 +82,7 @@ def _remove_leftovers(store: ContainerStore) -> None:
     """Remove what clones that were killed have left."""
     from udocker.images.blobs import is_abandoned
 
-    for name in os.listdir(store.directory):
+    for name in disk.names_in(store.directory):
         path = f"{store.directory}/{name}"
         owner = name[len(_DRAFT) :].rpartition(".")[0]
         if name.startswith(_DRAFT) and is_abandoned(path, owner):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from udocker import fastjson
+from udocker import disk, fastjson
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -105,7 +105,8 @@ class LogReader:
 
     def __init__(self, path: str) -> None:
         """Raises OSError when there is no log."""
-        self._file = open(path, "rb", buffering=_BLOCK_BYTES)  # noqa: SIM115
+        opener = disk.open_at_once
+        self._file = open(path, "rb", _BLOCK_BYTES, opener=opener)  # noqa: SIM115
         self._rest = b""
 
     def skip_to_last(self, lines: int) -> None:

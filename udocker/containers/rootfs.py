@@ -63,7 +63,7 @@ def _remove_leftovers(container: Container) -> None:
     from udocker.images.blobs import is_abandoned
 
     parts = [os.path.basename(p) for p in (container.rootfs, container.upper, container.work)]
-    for name in os.listdir(container.directory):
+    for name in disk.names_in(container.directory):
         part, _, owner = name.partition(".")
         path = f"{container.directory}/{name}"
         if part in parts and owner and is_abandoned(path, owner):

@@ -73,23 +73,12 @@ class ContainerStore:
         return sorted((c for c in found if c), key=_age)
 
     def _ids(self) -> list[str]:
-        try:
-            return [n for n in os.listdir(self.directory) if n != "names" and "." not in n]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise disk.store_error(error, self.directory) from error
+        return [n for n in disk.names_in(self.directory) if n != "names" and "." not in n]
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Return the names of all containers that have one, by id."""
         names: dict[str, tuple[str, ...]] = {}
-        try:
-            links = sorted(os.listdir(self.names_directory))
-        except FileNotFoundError:
-            return names
-        except OSError as error:
-            raise disk.store_error(error, self.names_directory) from error
-        for name in links:
+        for name in sorted(disk.names_in(self.names_directory)):
             try:
                 identifier = os.path.basename(os.readlink(f"{self.names_directory}/{name}"))
             except OSError:  # removed just now, or no link

@@ -69,6 +69,15 @@ class BlobStore:
             raise StoreError(f"blob {digest} is missing here", hint="pull the image again")
         return data
 
+    def listed(self) -> list[Digest]:
+        """Return the digests of all that is here. Raises StoreError."""
+        directory = f"{self.layout}/blobs"
+        return [
+            Digest(algorithm, name)
+            for algorithm in sorted(disk.names_in(directory))
+            for name in sorted(disk.names_in(f"{directory}/{algorithm}"))
+        ]
+
     def put(self, data: bytes, algorithm: str = "sha256") -> Digest:
         """Keep `data` under its digest; harmless when it is there already."""
         digest = Digest.of(data, algorithm)
@@ -98,7 +107,7 @@ class BlobStore:
         """Return how many bytes are still to come of those blobs; equal ones come once."""
         sizes = {blob.digest: blob.size_bytes for blob in blobs if not self.has(blob)}
         had: dict[str, int] = {}
-        for name in os.listdir(self.partial) if sizes else ():
+        for name in disk.names_in(self.partial) if sizes else ():
             try:
                 size = os.stat(f"{self.partial}/{name}").st_size
             except OSError:  # gone just now
@@ -120,7 +129,7 @@ class BlobStore:
         disk.make_directory(os.path.dirname(self.path(descriptor.digest)))
         prefix = f"{descriptor.digest.algorithm}-{descriptor.digest.hex}."
         own = f"{self.partial}/{prefix}{disk.owner()}"
-        for name in sorted(self._partial_names()):
+        for name in sorted(disk.names_in(self.partial)):
             left = f"{self.partial}/{name}"
             if name.startswith(prefix) and is_abandoned(left, name[len(prefix) :]):
                 try:
@@ -134,7 +143,7 @@ class BlobStore:
     def forget(self, descriptor: Descriptor) -> None:
         """Remove what dead processes left of a blob that nobody will go on with."""
         prefix = f"{descriptor.digest.algorithm}-{descriptor.digest.hex}."
-        for name in self._partial_names():
+        for name in disk.names_in(self.partial):
             left = f"{self.partial}/{name}"
             if name.startswith(prefix) and is_abandoned(left, name[len(prefix) :]):
                 try:
@@ -152,7 +161,7 @@ class BlobStore:
 
     def leftovers(self, *, resumable: bool = False) -> Iterator[str]:
         """Yield paths of what dead processes left and nobody will continue; or of all of it."""
-        for name in self._partial_names():
+        for name in disk.names_in(self.partial):
             left = f"{self.partial}/{name}"
             algorithm, dash, rest = name.partition("-")
             hex_digits, dot, owner = rest.partition(".")
@@ -161,12 +170,6 @@ class BlobStore:
             here = os.path.exists(f"{self.layout}/blobs/{algorithm}/{hex_digits}")
             if resumable or here or age_s(left) > _UNWANTED_S:
                 yield left
-
-    def _partial_names(self) -> list[str]:
-        try:
-            return os.listdir(self.partial)
-        except OSError as error:
-            raise disk.store_error(error, self.partial) from error
 
 
 def is_abandoned(path: str, owner: str) -> bool:

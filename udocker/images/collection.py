@@ -178,7 +178,7 @@ class _Unneeded:
     ) -> None:
         self._store = store
         # listed before it is asked who needs what: what a pull adds meanwhile is not in the list
-        blobs, found = list(_blobs(store)), store.tree_store.names()
+        blobs, found = store.blobs.listed(), store.tree_store.names()
         self._needed = _Needed(store, keep, without)
         self.blobs = [one for one in blobs if not self._needed.has(one.hex, is_blob=True)]
         self.trees = [name for name in found if not self._needed.has(name, is_blob=False)]
@@ -198,12 +198,6 @@ class _Unneeded:
         size += sum(extent.disk_bytes for extent in extents if extent)
         blobs = tuple(map(str, self.blobs))
         return Freed(blobs, tuple(self.trees), size, self._needed.why_all)
-
-
-def _blobs(store: ImageStore) -> Iterable[Digest]:
-    for algorithm in os.listdir(f"{store.layout}/blobs"):
-        for name in os.listdir(f"{store.layout}/blobs/{algorithm}"):
-            yield Digest(algorithm, name)
 
 
 def _size(path: str) -> int:

@@ -106,7 +106,7 @@ class CompressedLayers:
         disk.write_whole(self._path(plain, how), data, drafts=self._drafts)
 
     def _records(self) -> Iterator[tuple[str, Digest]]:
-        for name in os.listdir(self._directory) if os.path.isdir(self._directory) else ():
+        for name in disk.names_in(self._directory):
             try:
                 yield name, Digest.parse(name.partition(".")[0].replace("-", ":"))
             except InvalidDocument:  # none of ours

@@ -40,7 +40,7 @@ class Lease:
     def others(self, kind: str) -> list[str]:
         """Return the owners (`host-pid`) of living leases of that kind; dead ones are removed."""
         found = []
-        for name in os.listdir(self._locks):
+        for name in disk.names_in(self._locks):
             begun, _, rest = name.partition(".")
             owner = rest.rpartition(".")[0]
             if begun != kind or not owner:

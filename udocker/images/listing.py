@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from udocker import disk, fastjson
-from udocker.errors import InvalidDocument, InvalidReference
+from udocker.errors import InvalidDocument, InvalidReference, StoreError
 from udocker.images.names import CHAIN_ID, SOURCE_DIGEST
 from udocker.oci import REF_NAME, Descriptor, Digest
 from udocker.reference import Reference
@@ -35,19 +35,14 @@ def broken_names(store: ImageStore) -> dict[str, str]:
             Reference.parse(name)
             if store.names.path(name) != path:
                 raise InvalidDocument(f"it stands for {name}, which has another file")
-        except (ValueError, InvalidDocument, InvalidReference) as error:
+        except (ValueError, InvalidDocument, InvalidReference, StoreError) as error:
             found[path] = str(error)
     return found
 
 
 def _paths(store: ImageStore) -> list[str]:
     directory = store.names.directory
-    try:
-        return [f"{directory}/{name}" for name in os.listdir(directory)]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise disk.store_error(error, directory) from error
+    return [f"{directory}/{name}" for name in disk.names_in(directory)]
 
 
 def layout_faults(store: ImageStore) -> list[str]:
@@ -56,7 +51,7 @@ def layout_faults(store: ImageStore) -> list[str]:
     try:
         data = disk.read(f"{store.layout}/oci-layout", 1 << 16)
         version = fastjson.loads(data or b"").get("imageLayoutVersion")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, StoreError):
         version = None
     if version != _VERSION:
         found.append(f"{store.layout}/oci-layout is missing or broken")
@@ -84,15 +79,24 @@ def mend(store: ImageStore) -> list[str]:
     done = []
     with store.lock("index"):
         for path in broken_names(store):
-            kept = f"{disk.make_directory(f'{store.directory}/broken')}/{os.path.basename(path)}"
-            try:
-                os.replace(path, kept)
-            except OSError as error:
-                raise disk.store_error(error, path) from error
-            done.append(f"{path} is {kept} now: pull that image again")
-        text = fastjson.dumps({"imageLayoutVersion": _VERSION})
-        disk.write_whole(f"{store.layout}/oci-layout", text.encode(), drafts=store.partial)
+            done.append(f"{path} is {_set_aside(store, path)} now: pull that image again")
+        text, version = (
+            fastjson.dumps({"imageLayoutVersion": _VERSION}),
+            f"{store.layout}/oci-layout",
+        )
+        if os.path.isdir(version):
+            done.append(f"{version} is {_set_aside(store, version)} now")
+        disk.write_whole(version, text.encode(), drafts=store.partial)
         aside = store.names.write_index(store.take_over)
     if aside:
         done.append(f"the index of the image layout was broken and is now {aside}")
     return [*done, f"{store.names.index} was made again"]
+
+
+def _set_aside(store: ImageStore, path: str) -> str:
+    """Move what is at `path` to where people can look at it; return that place."""
+    kept = f"{disk.make_directory(f'{store.directory}/broken')}/{os.path.basename(path)}"
+    if os.path.isdir(path) or os.path.isdir(kept):  # one never gives way to the other
+        kept = f"{kept}.{os.urandom(4).hex()}"
+    disk.rename(path, kept)
+    return kept

@@ -8,10 +8,11 @@ rename, and `index.json` can be made again at any time. To find a name is to ope
 
 from __future__ import annotations
 
+import errno
 import os
 
 from udocker import disk, fastjson
-from udocker.errors import InvalidDocument
+from udocker.errors import InvalidDocument, StoreError
 from udocker.oci import REF_NAME, Descriptor, Digest
 
 TYPE_CHECKING = False
@@ -34,6 +35,9 @@ _INDEX_BYTES = 256 << 20
 _NAME_BYTES = 255
 """Source: Linux, NAME_MAX."""
 _ROUNDS = 20
+_NO_FILE = (errno.EISDIR, errno.ENXIO, errno.ELOOP, errno.EACCES, errno.EAGAIN)
+"""One entry that is a directory, a socket, a pipe, a link to itself or not for this user to read
+is broken, and hides no other."""
 
 
 class Listed:
@@ -67,8 +71,13 @@ class NameStore:
 
     def get(self, name: str) -> Descriptor | None:
         """Return the entry of that name; None when there is none, or a broken one."""
-        data = disk.read(self.path(name), _ENTRY_BYTES)
-        found = _parsed([data]) if data is not None else []
+        path = self.path(name)
+        try:
+            found = _parsed([_content(path)])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise disk.store_error(error, path) from error
         return found[0] if found else None
 
     def entries(self) -> list[Descriptor]:
@@ -130,7 +139,12 @@ class NameStore:
 
         Raises StoreError when it cannot be read.
         """
-        data = disk.read(self.index, _INDEX_BYTES)
+        try:
+            data = disk.read(self.index, _INDEX_BYTES)
+        except StoreError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_FILE:
+                return [], False
+            raise
         if data is None:
             return [], True
         try:
@@ -141,18 +155,14 @@ class NameStore:
         return [member for member in good if _is_foreign(member)], len(good) == len(members)
 
     def _files(self) -> dict[str, bytes]:
-        """Return the content of every entry by the name of its file."""
+        """Return the content of every entry by the name of its file; of what is none, nothing."""
         found = {}
         try:
             for name in os.listdir(self.directory):
                 try:
-                    file = os.open(f"{self.directory}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                    found[name] = _content(f"{self.directory}/{name}")
                 except FileNotFoundError:  # removed just now
                     continue
-                try:
-                    found[name] = os.read(file, _ENTRY_BYTES)
-                finally:
-                    os.close(file)
         except FileNotFoundError:
             return found
         except OSError as error:
@@ -167,6 +177,19 @@ class NameStore:
 
             file = hashlib.sha256(name.encode()).hexdigest()
         return f"{self.directory}/{file}"
+
+
+def _content(path: str) -> bytes:
+    try:
+        file = disk.open_at_once(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(file, _ENTRY_BYTES)
+        finally:
+            os.close(file)
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        return b""
 
 
 def _is_entry(member: Any) -> bool:

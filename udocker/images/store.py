@@ -237,7 +237,7 @@ class ImageStore:
     def _sweep_locks(self) -> None:
         """Remove locks of blobs and trees that killed processes left; younger ones may be wanted
         just now."""
-        for name in os.listdir(self.locks) if os.path.isdir(self.locks) else ():
+        for name in disk.names_in(self.locks):
             path = f"{self.locks}/{name}"
             if name.startswith(("blob-", "tree-")) and age_s(path) > _OLD_LOCK_S:
                 lock = disk.Lock(path)
@@ -248,12 +248,10 @@ class ImageStore:
 
     def leftovers(self) -> list[str]:
         """Return the paths of all that dead processes left on its way, to be continued or not."""
-        if not os.path.isdir(self.partial):
-            return []
         return [*self._abandoned(), *self.blobs.leftovers(resumable=True)]
 
     def _abandoned(self) -> Iterator[str]:
-        for name in os.listdir(self.partial):
+        for name in disk.names_in(self.partial):
             kind, _, rest = name.partition(".")
             left = f"{self.partial}/{name}"
             if kind in ("tree", "draft") and is_abandoned(left, rest.rpartition(".")[0]):
@@ -302,7 +300,7 @@ class ImageStore:
 
     def remove_set_aside(self, in_use: Callable[[str], bool]) -> None:
         """Remove trees that were set aside, but those that `in_use(tree path)` says are needed."""
-        for name in os.listdir(self.partial):
+        for name in disk.names_in(self.partial):
             kind, _, rest = name.partition(".")
             chain = rest.partition(".")[0]
             if kind == _REPLACED and not in_use(f"{self.trees}/{chain}"):

@@ -12,10 +12,12 @@ which are flushed. Where other hosts share the file system it is flushed as a wh
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 from udocker import disk, fastjson, filesystems, trees
+from udocker.errors import UdockerError, UnpackError
 from udocker.images import override
 from udocker.values import dataclass
 
@@ -56,12 +58,7 @@ class TreeStore:
         """Return the ChainIDs, as hex, of which something is here."""
         found: set[str] = set()
         for directory in (self.directory, self.records):
-            try:
-                found.update(os.listdir(directory))
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise disk.store_error(error, directory) from error
+            found.update(disk.names_in(directory))
         return sorted(found)
 
     def extent(self, name: str) -> Extent | None:
@@ -147,7 +144,10 @@ def _is_flushed(path: str) -> bool:
 
 
 def measure(path: str) -> Extent:
-    """Return what a tree holds; a file with several names takes space once. Raises StoreError."""
+    """Return what a tree holds; a file with several names takes space once.
+
+    Raises StoreError; UnpackError when a path in it is longer than Linux takes.
+    """
     files = size = blocks = 0
     seen: set[int] = set()
     for status in _statuses(path):
@@ -174,7 +174,13 @@ def _statuses(path: str) -> Iterator[os.stat_result]:
                     if stat.S_ISDIR(status.st_mode):
                         directories.append(entry.path)
         except OSError as error:
-            raise disk.store_error(error, directory) from error
+            raise _failure(error, directory) from error
+
+
+def _failure(error: OSError, path: str) -> UdockerError:
+    if error.errno == errno.ENAMETOOLONG:
+        return UnpackError(f"the path {path[:200]!r}... has {len(path)} bytes, too many for Linux")
+    return disk.store_error(error, path)
 
 
 def open_to_readers(path: str) -> None:
@@ -190,7 +196,7 @@ def open_to_readers(path: str) -> None:
                 if stat.S_ISREG(mode):
                     _open_one(f"{directory}/{name}", mode)
     except OSError as error:
-        raise disk.store_error(error, error.filename or path) from error
+        raise _failure(error, error.filename or path) from error
 
 
 def _open_one(path: str, mode: int) -> None:

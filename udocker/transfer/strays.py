@@ -62,15 +62,14 @@ class Strays:
     def _listed(self) -> list[Descriptor]:
         known = self._of_images()
         found = []
-        for algorithm in sorted(os.listdir(f"{self._store.layout}/blobs")):
-            for name in sorted(os.listdir(f"{self._store.layout}/blobs/{algorithm}")):
-                try:
-                    digest = Digest.parse(f"{algorithm}:{name}")
-                    size_bytes = os.stat(self._store.blobs.path(digest)).st_size
-                except (InvalidDocument, OSError):  # no blob, or it is gone just now
-                    continue
-                if digest.is_known and digest not in known:
-                    found.append(Descriptor("", digest, size_bytes))
+        for named in self._store.blobs.listed():
+            try:
+                digest = Digest.parse(str(named))
+                size_bytes = os.stat(self._store.blobs.path(digest)).st_size
+            except (InvalidDocument, OSError):  # no blob, or it is gone just now
+                continue
+            if digest.is_known and digest not in known:
+                found.append(Descriptor("", digest, size_bytes))
         return found
 
     def _of_images(self) -> set[Digest]:
