@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
+    from udocker.errors import UdockerError
     from udocker.settings import Settings
 
 COMMANDS = {
@@ -80,19 +81,35 @@ WITHOUT_CLICK = {
 def main(words: Sequence[str] | None = None) -> None:
     """Carry out the command line and exit."""
     words = sys.argv[1:] if words is None else list(words)
-    code = 1
+    code = 125
     if None in (sys.stdin, sys.stdout, sys.stderr):
         _occupy_standard_descriptors()
     try:
-        code = _quick(words)
-        if code < 0:
-            code = _with_click(words)
+        done = _quick(words)
+        if done < 0:
+            code = 1
+            done = _with_click(words)
+        code = done
     except KeyboardInterrupt:
         console.say("udocker: interrupted")
         code = 130
     except BrokenPipeError:
         code = _broken_pipe()
+    except OSError as error:
+        console.say_error(_refused(error))
     _leave(code)
+
+
+def _refused(error: OSError) -> UdockerError:
+    """Return what the kernel refused where nobody expected it: a stale handle of NFS, say."""
+    from udocker import disk
+    from udocker.errors import UdockerError
+
+    told = UdockerError(error.strerror or str(error) or type(error).__name__)
+    if isinstance(error.filename, str):
+        told = disk.store_error(error, error.filename)
+    told.__cause__ = error
+    return told
 
 
 def _occupy_standard_descriptors() -> None:
