@@ -1,5 +1,6 @@
 """The command line as a whole: help, words that are no command, errors as one sentence."""
 
+import errno
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -90,3 +91,9 @@ def test_a_file_of_settings_can_be_named(unprivileged):
     done = unprivileged.udocker(f"--config={path}.not", "run", "image", check=False)
     assert done.returncode == 125
     assert f"cannot read the settings in {path}.not" in done.stderr
+
+
+def test_what_the_kernel_refuses_where_nobody_expected_it_is_told_with_its_path():
+    told = cli._refused(OSError(errno.ESTALE, "Stale file handle", "/nfs/store"))
+    assert told.message == "/nfs/store: Stale file handle"
+    assert cli._refused(OSError(errno.EIO, "Input/output error")).message == "Input/output error"
