@@ -395,6 +395,16 @@ def test_a_helper_keeps_what_is_saved_until_it_is_forgotten(home, registry, kind
     assert home.find(registry) is None
 
 
+def test_a_helper_that_lies_in_the_current_directory_is_not_run(home, monkeypatch):
+    home.helper("near", ANSWERS)
+    home.write(".docker/config.json", {"credHelpers": {"quay.io": "near"}})
+    assert home.find()[0] == "at quay.io"
+    monkeypatch.chdir(f"{home.path}/bin")
+    home.environment["PATH"] = ".::/usr/bin:/bin"
+    with pytest.raises(AccessDenied, match="is not installed"):
+        home.find()
+
+
 def test_a_missing_helper_of_the_registrys_own_is_an_error_for_login_too(home):
     home.write(".docker/config.json", {"credHelpers": {"quay.io": "none"}})
     with pytest.raises(AccessDenied, match="is not installed"):

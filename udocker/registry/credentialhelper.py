@@ -6,12 +6,15 @@ README.md, "Development".
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 
 from udocker import fastjson
 from udocker.errors import AccessDenied, UsageError
 from udocker.registry.secret import IDENTITY_TOKEN_USER, Credentials, checked, server_of
+from udocker.settings import search_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,16 +70,18 @@ class Helper:
 
     def _run(self, verb: str, data: bytes, registry: str) -> bytes | None:
         """Return what it writes; None where it does not have what is asked for."""
+        places = os.pathsep.join(search_path(self._environment))
+        program = shutil.which(self.program, path=places)
+        if program is None:
+            raise self._failed("is not installed", registry, HelperMissing)
         try:
             done = subprocess.run(
-                [self.program, verb],
+                [program, verb],
                 input=data,
                 capture_output=True,
                 timeout=TIMEOUT_S,
                 env=dict(self._environment),
             )
-        except FileNotFoundError:
-            raise self._failed("is not installed", registry, HelperMissing) from None
         except (OSError, subprocess.TimeoutExpired):
             raise self._failed("cannot be run, or does not end", registry) from None
         if done.returncode == 0:
