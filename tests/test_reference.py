@@ -134,12 +134,18 @@ def test_what_docker_refuses_is_refused(text):
         ("oci:/srv/layout:tag", "udocker load"),
         ("docker-archive:image.tar", "udocker load"),
         ("dir:./x", "udocker load"),
+        ("nvcr.io#nvidia/cuda:12", "did you mean nvcr.io/nvidia/cuda:12?"),
+        ("docker://$oauthtoken@nvcr.io#nvidia/cuda", "udocker login nvcr.io"),
+        ("me:s3cret@quay.io/a", "udocker login quay.io, and then write quay.io/a"),
+        ("docker://me:s3c/r@et@quay.io:5/a:1", "udocker login quay.io:5, and then"),
+        ("https://me:s3cret@quay.io/a", "did you mean quay.io/a?"),
     ],
 )
 def test_what_was_meant_is_guessed(text, hint):
     with pytest.raises(InvalidReference) as caught:
         Reference.parse(text)
     assert hint in caught.value.hint
+    assert "s3c" not in caught.value.message + caught.value.hint
 
 
 def test_a_name_may_look_like_a_kind_of_file():
@@ -185,7 +191,8 @@ REFUSED = [
     ("[]:1/a", "host name"),
     ("[::g]:1/a", "host name"),
     ("[::1]x/a", "host name"),
-    ("user@host/a", "digest"),
+    ("user@host/a", "no user"),
+    ("a#b/c", "enroot"),
     ("a@", "digest"),
     ("a@sha256:12", "not 64 lower-case hex digits"),
     (f"a@sha256:{HEX.upper()}", "not 64 lower-case hex digits"),

@@ -377,3 +377,10 @@ def test_a_registry_may_be_written_as_a_url(text, registry):
 def test_what_is_no_registry_is_refused(text):
     with pytest.raises(InvalidReference):
         registry_of(text)
+
+
+@pytest.mark.parametrize("text", ["me:s3cret@quay.io", "https://me:s3cr@et@quay.io/v2/"])
+def test_a_registry_is_named_without_a_user(text):
+    with pytest.raises(InvalidReference, match="without a user") as caught:
+        registry_of(text)
+    assert "s3cr" not in caught.value.message

@@ -52,7 +52,8 @@ class Reference:
             return _parse(text, default_registry)
         except InvalidReference as error:
             hint = error.hint or "write [registry/]repository[:tag][@digest], such as ubuntu:24.04"
-            shown = text if len(text) <= 200 else text[:200] + "..."
+            shown = _without_user(text)
+            shown = shown if len(shown) <= 200 else shown[:200] + "..."
             raise InvalidReference(f"image name {shown!r}: {error.message}", hint=hint) from None
 
     @property
@@ -101,6 +102,10 @@ def registry_of(text: str) -> str:
     Raises InvalidReference for what is neither.
     """
     host = text.partition("://")[2] or text
+    if "@" in host:
+        raise InvalidReference(
+            "a registry is named without a user", hint="udocker login -u USER REGISTRY"
+        )
     host, _, path = host.partition("/")
     host = HUB if host in _HUB_HOSTS else host
     host = text if path.strip("/") not in ("", "v1", "v2") else host
@@ -142,6 +147,14 @@ def _check_whole(text: str) -> None:
         raise InvalidReference("it is empty")
     if "://" in text:
         raise InvalidReference("a URL is not the name of an image", hint=_name_in(text))
+    plain = _without_user(text)
+    if plain != text:
+        plain = plain.replace("#", "/", 1)
+        hint = f"udocker login {plain.partition('/')[0]}, and then write {plain}"
+        raise InvalidReference("no user can stand before it", hint=hint)
+    if "#" in text.partition("/")[0]:
+        hint = f"did you mean {text.replace('#', '/', 1)}?"
+        raise InvalidReference("'#' stands behind the registry in enroot's names only", hint=hint)
     kind, colon, path = text.partition(":")
     if colon and kind in _FILE_KINDS and (path.startswith(("/", ".")) or ".tar" in path):
         raise InvalidReference(
@@ -152,9 +165,16 @@ def _check_whole(text: str) -> None:
         raise InvalidReference("64 hex digits are an image id, not a name")
 
 
+def _without_user(text: str) -> str:
+    """Return a name without what stands before `@`, where no digest is behind it: a password is
+    not to be shown."""
+    _, at, rest = text.rpartition("@")
+    return rest if at and ("/" in rest or "#" in rest) else text
+
+
 def _name_in(url: str) -> str:
     """Return the advice to write the image's name that a URL shows."""
-    name = url.partition("://")[2].partition("?")[0].strip("/")
+    name = _without_user(url.partition("://")[2].partition("?")[0].strip("/"))
     for page in ("hub.docker.com/_/", "hub.docker.com/r/"):
         if name.startswith(page):
             name = "/".join(name[len(page) :].split("/")[:2])
