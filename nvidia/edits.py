@@ -88,7 +88,8 @@ def _plan(
         env=selection.visible_devices(gpus, wish.selection, environment)
         + tuple(pair for pair in placed.variables if pair[0] not in program),
         binds=manifests.portable(_file_binds(found, capabilities), placed.names, cache_directory)
-        + procfiles.profile(gpus, capabilities, cache_directory),
+        + procfiles.profile(gpus, capabilities, cache_directory)
+        + procfiles.storage(host, wish.opened),
     )
     edits |= nodes | placed.edits | procfiles.services(host, capabilities, environment)
     notes = wish.notes + node_notes + placed.notes

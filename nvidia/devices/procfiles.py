@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PARAMETERS = "/proc/driver/nvidia/params"
 PROFILE = "/etc/nvidia/nvidia-application-profiles-rc.d/10-container.conf"
 _MODIFIES, _MODIFIES_NOT = "ModifyDeviceFiles: 1", "ModifyDeviceFiles: 0"
+_STORAGE = ("/etc/cufile.json", "/run/udev")
 _MPS_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
 _MPS_DIRECTORY = "/tmp/nvidia-mps"
 
@@ -80,6 +81,18 @@ def services(
         env=((_MPS_VARIABLE, directory),) if named else (),
         binds=(Bind(host.path(directory), directory),),
     )
+
+
+def storage(host: Host, opened: tuple[str, ...]) -> tuple[Bind, ...]:
+    """Return what GPUDirect Storage reads besides its nodes, where it is `opened` and there.
+
+    Its library asks udev's files which disks lie behind which file system. Source:
+    nvidia-container-toolkit 1.20, pkg/nvcdi/gds.go.
+    """
+    if "gds" not in opened or not host.exists("/dev/nvidia-fs0"):
+        return ()
+    there = (path for path in _STORAGE if os.path.exists(host.path(path)))
+    return tuple(Bind(host.path(path), path, readonly=True) for path in there)
 
 
 def _kept(directory: str, kind: str, text: str, destination: str) -> tuple[Bind, ...]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from udocker.host.probe import Host
     from udocker.nvidia.driver.kernelmodule import KernelModule
 
-_FORMAT = 2
+_FORMAT = 3
 _MAX_SPECIFICATIONS = 64
 
 

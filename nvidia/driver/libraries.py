@@ -158,6 +158,7 @@ BINARIES: dict[str, str] = {
     "nvidia-imex-ctl": UTILITY,
     "nvidia-cuda-mps-control": COMPUTE,
     "nvidia-cuda-mps-server": COMPUTE,
+    "nvidia-xconfig": GRAPHICS,
 }
 
 CONFIG_FILES: dict[str, tuple[str, str]] = {

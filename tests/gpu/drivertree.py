@@ -115,6 +115,7 @@ PROGRAMS = (
     "nvidia-cuda-mps-control",
     "nvidia-cuda-mps-server",
     "nvidia-settings",
+    "nvidia-xconfig",
     "nv-fabricmanager",
 )
 CONFIGS = (

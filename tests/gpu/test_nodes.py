@@ -184,6 +184,20 @@ def test_the_daemon_that_shares_gpus_is_reachable_by_its_directory(kernel, envir
     assert procfiles.services(host, ("utility",), environment).binds == ()
 
 
+def test_storage_brings_what_its_library_reads(kernel):
+    host = kernel()
+    kerneltree.write(host.root, "run/udev/data/b259:0", "E:ID_FS_TYPE=ext4")
+    kerneltree.write(host.root, "etc/cufile.json", "{}")
+    assert procfiles.storage(host, ("gds",)) == (), "without its nodes it is of no use"
+    kerneltree.add_fabric(host.root)
+    paths = ("/etc/cufile.json", "/run/udev")
+    expected = tuple(Bind(host.path(path), path, readonly=True) for path in paths)
+    assert procfiles.storage(host, ("mofed", "gds")) == expected
+    assert procfiles.storage(host, ("mofed",)) == ()
+    os.unlink(host.path("/etc/cufile.json"))
+    assert procfiles.storage(host, ("gds",)) == expected[1:]
+
+
 @pytest.fixture(scope="module")
 def modprobe(tmp_path_factory):
     """The bytes of a nvidia-modprobe that makes nodes, once it is root's and setuid."""
