@@ -222,6 +222,16 @@ def test_a_layer_that_is_not_what_the_config_says_is_refused(unprivileged, regis
     assert done.returncode == 1
     assert "unpacks to" in done.stderr
     assert os.listdir(f"{unprivileged.udocker_dir}/trees") == []
+    registry.push(layout, "good:1", "good:1")
+    unprivileged.udocker("pull", f"{registry.host}/good:1")
+    done = unprivileged.udocker("pull", f"{registry.host}/bad:1", check=False)
+    assert (done.returncode, "unpacks to" in done.stderr) == (1, True)
+    document["layers"] = [layout.blob(b"no tar", document["layers"][0]["mediaType"])]
+    layout.add_document("bad:2", document)
+    registry.push(layout, "bad:2", "bad:2")
+    done = unprivileged.udocker("pull", f"{registry.host}/bad:2", check=False)
+    assert (done.returncode, "unpacks to" in done.stderr) == (1, True)
+    assert "bad" not in unprivileged.udocker("images").stdout
 
 
 def test_a_hostile_layer_writes_nothing_outside(unprivileged, registry, layout):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from udocker import console, disk, trees
+from udocker.errors import StoreError
 from udocker.images import layers
 from udocker.images.layers import LayerTree
 from udocker.transfer.parallel import workers
@@ -49,18 +50,11 @@ class TreeBuilder:
         `anew`: a tree that is there is not good, and another one takes its place. Returns what
         of the layers a user cannot make, and how many times.
         """
-        tree_is_there = not anew and self._store.has_tree(config.chain_id)
-        if tree_is_there and all(map(self._store.blobs.has, wanted)):
+        if not anew and self._store.has_tree(config.chain_id):
+            self._check(wanted, config)
             return ()
         stage = self._store.new_stage()
         try:
-            if tree_is_there:
-                side_by_side(
-                    self._settings,
-                    wanted,
-                    lambda number, report: self._bring(wanted[number], report),
-                )
-                return ()
             unpack = _Unpacking(self._fetcher, stage, wanted, config.diff_ids)
             side_by_side(self._settings, wanted, unpack.layer)
             parts = unpack.result()
@@ -72,9 +66,36 @@ class TreeBuilder:
         finally:
             trees.remove_tree(stage)
 
-    def _bring(self, layer: Descriptor, report: workers.Report) -> None:
-        self._fetcher.blob(layer, report)
-        report.finish("done")
+    def _check(self, wanted: Sequence[Descriptor], config: ImageConfig) -> None:
+        """Have the layers of a tree that is there: they have to be what it was made of."""
+        proven = self._proven(config.chain_id)
+        numbers = [
+            number
+            for number, layer in enumerate(wanted)
+            if (number, layer.digest) not in proven or not self._store.blobs.has(layer)
+        ]
+
+        def check(number: int, report: workers.Report) -> None:
+            layer, diff_id = wanted[numbers[number]], config.diff_ids[numbers[number]]
+            is_here = self._store.blobs.has(layer)
+            self._fetcher.check(layer, diff_id, report)
+            report.finish("checked" if is_here else "done")
+
+        if numbers:
+            side_by_side(self._settings, [wanted[number] for number in numbers], check)
+
+    def _proven(self, chain_id: Digest) -> set[tuple[int, Digest]]:
+        """Return the layers, and which they are, of images here that have the same tree."""
+        found: set[tuple[int, Digest]] = set()
+        for image in self._store.images():
+            if image.chain_id != chain_id:
+                continue
+            try:
+                manifest = self._store.read_manifest(image)
+            except StoreError:
+                continue
+            found.update((n, layer.digest) for n, layer in enumerate(manifest.layers))
+        return found
 
 
 def side_by_side(settings: Settings, wanted: Sequence[Descriptor], work: workers.Work) -> None:

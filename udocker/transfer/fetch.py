@@ -18,12 +18,14 @@ from udocker.transfer.parallel.stages import LITTLE_BYTES, ahead, in_step
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from typing import TypeVar
 
     from udocker.images.blobs import BlobStore, PartialBlob
     from udocker.images.layers import LayerTree
     from udocker.oci import Descriptor
     from udocker.transfer.parallel.workers import Report
 
+    _T = TypeVar("_T")
     Step = Callable[[Iterator[bytes]], Generator[bytes, None, None]]
 
 
@@ -60,21 +62,40 @@ class LayerFetcher:
         one writes files, and does all of it where there is little. Raises IntegrityError when the
         bytes are not the layer's, UnpackError when they are but cannot be unpacked.
         """
+
+        def unpacked(chunks: Iterator[bytes]) -> LayerTree:
+            os.mkdir(directory, 0o755)
+            return layers.unpack(chunks, directory)
+
         try:
-            return self._unpack(layer, diff_id, directory, report)
+            return self._inflated(layer, diff_id, report, unpacked)
         except _Stale:  # what an earlier pull left was wrong; it is gone now
             trees.remove_tree(directory)
-            return self._unpack(layer, diff_id, directory, report)
+            return self._inflated(layer, diff_id, report, unpacked)
 
-    def _unpack(
-        self, layer: Descriptor, diff_id: Digest, directory: str, report: Report
-    ) -> LayerTree:
-        os.mkdir(directory, 0o755)
+    def check(self, layer: Descriptor, diff_id: Digest, report: Report) -> None:
+        """Bring a layer into the store, without unpacking it, if it is what `diff_id` names.
+
+        Raises IntegrityError, UnpackError.
+        """
+        try:
+            self._inflated(layer, diff_id, report, _pass_over)
+        except _Stale:
+            self._inflated(layer, diff_id, report, _pass_over)
+
+    def _inflated(
+        self,
+        layer: Descriptor,
+        diff_id: Digest,
+        report: Report,
+        use: Callable[[Iterator[bytes]], _T],
+    ) -> _T:
+        """Return what `use` makes of a layer's content, of which every byte is verified then."""
         compressed = self._bytes(layer, report)
         hasher = hashlib.new(diff_id.algorithm)
         try:
             step = ahead if layer.size_bytes > LITTLE_BYTES else in_step
-            tree = self._unpack_in_steps(compressed, hasher, directory, step)
+            used = self._in_steps(compressed, hasher, use, step)
         except UnpackError as error:
             _pass_over(compressed)  # wrong bytes are the likelier reason: the digest will tell
             raise UnpackError(f"layer {layer.digest}: {error.message}", hint=error.hint) from error
@@ -82,18 +103,21 @@ class LayerFetcher:
         found = Digest(diff_id.algorithm, hasher.hexdigest())
         if found != diff_id:
             raise IntegrityError(f"layer {layer.digest} unpacks to {found}, not to {diff_id}")
-        return tree
+        return used
 
-    def _unpack_in_steps(
-        self, compressed: Iterator[bytes], hasher: hashlib._Hash, directory: str, step: Step
-    ) -> LayerTree:
-        """Unpack a layer; none of the steps still works afterwards."""
+    def _in_steps(
+        self,
+        compressed: Iterator[bytes],
+        hasher: hashlib._Hash,
+        use: Callable[[Iterator[bytes]], _T],
+        step: Step,
+    ) -> _T:
+        """Inflate a layer for `use`; none of the steps still works afterwards."""
         with ExitStack() as steps:
             received = steps.enter_context(closing(step(compressed)))
             content = decompress.chunks(received, expansion=self._expansion)
             inflated = steps.enter_context(closing(step(content)))
-            chunks = steps.enter_context(closing(step(_hashed(inflated, hasher))))
-            return layers.unpack(chunks, directory)
+            return use(steps.enter_context(closing(step(_hashed(inflated, hasher)))))
 
     def _bytes(self, layer: Descriptor, report: Report) -> Iterator[bytes]:
         """Yield the layer's bytes; after the last one the blob is in the store, verified."""
