@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import ssl
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -95,6 +96,17 @@ def test_a_server_that_misses_a_certificate_is_understood():
     alert = ssl.SSLError(1, "alert")
     alert.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
     assert "certs.d/quay.io/client.cert" in no_answer("https://quay.io/v2/", alert).hint
+
+
+def test_a_key_that_cannot_be_used_is_named(tls, client_tls, tmp_path):
+    other = put(tmp_path / "other", a_cert=tls.certificate, a_key=client_tls.key)
+    with pytest.raises(UsageError, match="a.cert: the key beside it is another one's"):
+        context("h", {}, directory=other)
+    locked = put(tmp_path / "locked", a_cert=tls.certificate)
+    command = ["openssl", "rsa", "-aes128", "-passout", "pass:word", "-in", tls.key]
+    subprocess.run([*command, "-out", f"{locked}/a.key"], check=True, capture_output=True)
+    with pytest.raises(UsageError, match="a.cert: .* or has a password"):
+        context("h", {}, directory=locked)
 
 
 def test_half_a_pair_and_broken_files_are_named(tls, tmp_path):

@@ -127,6 +127,10 @@ def _pair(path: str, ending: str) -> str:
 def _load(load: Callable[[str], object], path: str) -> None:
     try:
         load(path)
-    except OSError as error:  # of which ssl.SSLError is one
-        why = "not a certificate (or key) in PEM" if isinstance(error, ssl.SSLError) else ""
-        raise UsageError(f"certificates: {path}: {why or error.strerror}") from None
+    except ssl.SSLError as error:
+        why = "not a certificate in PEM, or its key is none, or has a password"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            why = "the key beside it is another one's"
+        raise UsageError(f"certificates: {path}: {why}") from None
+    except OSError as error:
+        raise UsageError(f"certificates: {path}: {error.strerror}") from None
