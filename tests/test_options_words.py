@@ -265,3 +265,15 @@ def test_processors_that_make_no_sense_are_refused(text):
 
 def test_fields_of_csv_are_read_with_their_quotes():
     assert grammar.csv_fields('a,"b,c",d="e,""f""",', "--x") == ["a", "b,c", 'd=e,"f"', ""]
+
+
+@pytest.mark.parametrize("option", ["--gpu", "--rocm"])
+def test_gpus_that_are_named_behind_a_space_are_no_image(option):
+    for word in ("0", "0,1", "0:1", "all", "GPU-5a3f", "MIG-1"):
+        values, _, rest = runoptions.parse([option, word, "img", "cmd"])
+        with pytest.raises(UsageError, match="is no image") as caught:
+            runoptions.split_target(values, rest)
+        assert caught.value.hint == f"{option}={word} img"
+    for words in ((option, "img", "0"), (option, "all"), ("all", "img"), (option, "x:1", "img")):
+        values, _, rest = runoptions.parse(words)
+        assert runoptions.split_target(values, rest)[0] == rest[0]

@@ -117,6 +117,10 @@ def split_target(values: Values, rest: list[str]) -> tuple[str, list[str]]:
         raise UsageError("no image or container was named", hint=hint)
     if values.flag("rootfs"):
         values.set("location", [rest[0]])
+    elif len(rest) > 1 and ("gpu" in values or "rocm" in values):
+        from udocker.commands.options import gpu
+
+        gpu.check_image(values, *rest[:2])
     return rest[0], rest[1:]
 
 

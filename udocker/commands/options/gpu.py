@@ -16,6 +16,7 @@ CDI_KIND = "nvidia.com/gpu="
 """What a `--device` begins with that is a GPU in CDI's words."""
 COMPAT = ("auto", "off", "force")
 MOST = 1024
+_SELECTIONS = ("all", "auto", "try", "none")
 
 
 def wishes(values: Values, _: Mapping[str, str], notes: list[str]) -> dict[str, Any]:
@@ -24,7 +25,8 @@ def wishes(values: Values, _: Mapping[str, str], notes: list[str]) -> dict[str, 
     docker = values.last("gpus")
     selection, more = (None, []) if docker is None else parse_docker(docker)
     capabilities += [word for word in more if word not in capabilities]
-    _check_capabilities(capabilities)
+    if capabilities:
+        _check_capabilities(capabilities)
     made = {
         "gpu_capabilities": ",".join(capabilities),
         "gpu_strict": values.flag("gpu_strict"),
@@ -60,6 +62,19 @@ def _check_capabilities(words: list[str]) -> None:
         parse_capabilities(tuple(words))
     except GpuError as error:
         raise UsageError(error.message, hint=error.hint) from error
+
+
+def check_image(values: Values, image: str, following: str) -> None:
+    """Raise UsageError where `image` is what a user of other tools has written behind `--gpu`."""
+    words = image.replace(":", ",").split(",")
+    numbers = all(word.isascii() and word.isdigit() and len(word) < 4 for word in words)
+    if not numbers and image not in _SELECTIONS and not image.startswith(("GPU-", "MIG-")):
+        return
+    option = "--gpu" if "gpu" in values else "--rocm"
+    raise UsageError(
+        f"{image} is no image; which GPUs {option} means follows a =",
+        hint=f"{option}={image} {following}",
+    )
 
 
 def parse_docker(text: str) -> tuple[str, list[str]]:
@@ -114,7 +129,7 @@ def _count(text: str, whole: str) -> str:
     if word in ("all", "-1"):
         return "all"
     if not (word.isascii() and word.isdigit() and int(word[:9]) <= MOST):
-        if word in ("none", "try", "auto") or word.startswith(("GPU-", "MIG-")):
+        if word in _SELECTIONS or word.startswith(("GPU-", "MIG-")):
             return word
         raise _unknown(whole)
     return ",".join(map(str, range(int(word)))) or "none"
