@@ -112,6 +112,15 @@ def test_a_registry_without_search_is_told(reply, problem):
         look(server, "app")
 
 
+@pytest.mark.parametrize("index", [True, False])
+def test_pages_without_results_are_the_end(index):
+    empty = {"results": [], "next": "https://hub.docker.com/more", "num_pages": 10**9}
+    with Server(lambda asked: Reply(body=json.dumps(empty).encode())) as server:
+        settings = Settings("/", {})
+        assert search(server.host, "a", 9, settings, server.url if index else "") == ()
+    assert len(server.asked) == 1
+
+
 def test_strange_results_are_left_out():
     strange = {"results": [5, {}, {"name": 5}, {"name": "a", "star_count": "x", "description": 5}]}
     with Server(lambda asked: Reply(body=json.dumps(strange).encode())) as server:

@@ -101,7 +101,7 @@ def _hub(at: Transport, term: str, limit: int) -> Iterator[Found]:
         query = urlencode({"query": term, "page": page, "page_size": min(limit, _PAGE)})
         members = _members(_ask(at, f"/v2/search/repositories/?{query}"), at)
         yield from _results(members, at, "repo_name", "short_description")
-        if not members.get("next"):
+        if not members.get("next") or not members.get("results"):
             return
 
 
@@ -110,8 +110,8 @@ def _first_api(at: Transport, term: str, limit: int) -> Iterator[Found]:
         query = urlencode({"q": term, "page": page, "n": min(limit, _PAGE)})
         members = _members(_ask(at, f"/v1/search?{query}"), at)
         yield from _results(members, at, "name", "description")
-        pages = members.get("num_pages")
-        if not isinstance(pages, int) or page >= pages:
+        count = members.get("num_pages")
+        if not isinstance(count, int) or page >= count or not members.get("results"):
             return
 
 
