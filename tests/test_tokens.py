@@ -196,6 +196,23 @@ def test_a_token_server_in_clear_text_elsewhere_is_refused(realm):
         assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize(
+    "credentials", [Credentials(USER, "s3cret"), Credentials("", "", "s3cret")]
+)
+def test_credentials_that_have_ended_are_told_as_such(credentials):
+    def refuse(asked):
+        if "/token" not in asked.path:
+            return Reply(401, {"WWW-Authenticate": f'Bearer realm="{server.url}/token"'})
+        error = {"error": "invalid_grant", "error_description": "it has expired: s3cret"}
+        return Reply(400, {}, json.dumps(error).encode())
+
+    mine = replace(credentials, origin="a file")
+    with Server(refuse) as server, pytest.raises(AccessDenied, match="invalid_grant") as caught:
+        body(transport(server.host, mine))
+    assert "it has expired: ***" in caught.value.message
+    assert "the credentials of a file did not do" in caught.value.hint
+
+
 @pytest.mark.parametrize("realm", ["/token", "https:///token", "token server"])
 def test_a_token_server_has_to_have_an_address(realm):
     with Guarded() as server:

@@ -25,6 +25,8 @@ RETRIED = frozenset((408, 425, 429, 499, 500, 502, 503, 504, 522))
 
 _MAX_CHARACTERS = 300
 _MAX_ERRORS = 3
+_ERROR_MEMBERS = ("code", "message", "details", "error", "error_description")
+"""Of registries, token servers and OAuth2 (RFC 6749, section 5.2)."""
 _LEAST_SECRET_CHARACTERS = 4
 """Shorter ones are parts of many words."""
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")
@@ -215,7 +217,7 @@ def _sentence(body: bytes, secrets: Iterable[str]) -> str:
 
 
 def _error_text(error: dict[str, object]) -> str:
-    words = (error.get(key) for key in ("code", "message", "details"))
+    words = (error.get(key) for key in _ERROR_MEMBERS)
     return ": ".join(word for word in words if isinstance(word, str) and word)
 
 

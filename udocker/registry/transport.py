@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from udocker.errors import AccessDenied, ImageNotFound, RegistryError
 from udocker.registry.auth import PULL, Access, Authorizer, parse_challenges
 from udocker.registry.connection import Connection, Trust
-from udocker.registry.faults import NoSuchMethod, Unavailable, Unreachable, refusal
+from udocker.registry.faults import NoSuchMethod, Unavailable, Unreachable, denied, refusal
 from udocker.registry.patience import Patience
 from udocker.registry.route import bases, is_loopback, join, origin, shown, split
 from udocker.values import dataclass
@@ -189,6 +189,9 @@ class Transport:
             if response.status == 200:
                 return response.document(MAX_TOKEN_ANSWER_BYTES)
             error = self._failure(response, subject)
+            if response.status == 400 and (form or headers):
+                # So OAuth2 says that a password or token is none. Source: RFC 6749, section 5.2.
+                raise denied(error.message, self.host)
             if response.status in (404, 405, 501):
                 raise NoSuchMethod(f"{error.message}, which is its token server")
             raise error
