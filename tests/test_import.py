@@ -128,6 +128,23 @@ def test_what_is_exported_is_imported_again(user):
     assert done.stderr == b""
 
 
+def test_a_layer_is_the_same_in_whatever_pieces_its_files_come(user):
+    text = b"".join(b"%d of many lines\n" % number for number in range(60_000))
+    path = f"{user.home}/pieces.tar"
+    with open(path, "wb") as out:
+        out.write(archive(file("text", text)))
+    user.udocker("import", path, "pieces:file")
+    trickle = f"dd if={path} bs=1777 status=none | {user.python} -m udocker import - pieces:pipe"
+    user.run(["sh", "-c", trickle])
+    assert _layers(user, "pieces:file") == _layers(user, "pieces:pipe")
+
+
+def _layers(user, name):
+    digests = user.udocker("images", "--format", "{{.Digest}}", name).stdout.split()
+    with open(f"{user.udocker_dir}/images/blobs/{digests[0].replace(':', '/')}") as manifest:
+        return json.load(manifest)["layers"]
+
+
 def test_the_web_is_read_as_it_comes(user):
     def reply(asked):
         if asked.path == "/moved.tar":

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 GZIP, ZSTD = "gzip", "zstd"
 LEVELS = {GZIP: range(1, 10), ZSTD: range(1, 23)}
-_PIECE_BYTES = 256 << 10
 _RECORD_BYTES = 4096
 _OWN = "sha256"
 """What the writer of layers hashes with."""
@@ -73,7 +72,7 @@ class CompressedLayers:
         names = {layer.digest, diff_id}
         others = [(d, hashlib.new(d.algorithm)) for d in names if d.algorithm != _OWN]
         with LayerWriter(self._blobs, how.kind, encoder) as writer:
-            for piece in _exact(chunks):
+            for piece in chunks:
                 writer.write(piece)
                 for _, hasher in others:
                     hasher.update(piece)
@@ -122,18 +121,3 @@ def _parsed(data: bytes) -> Descriptor | None:
         return Descriptor.from_json(fastjson.loads(data))
     except (ValueError, InvalidDocument):  # broken: it is made again
         return None
-
-
-def _exact(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the bytes in pieces of one size, of which the last may be shorter."""
-    rest = b""
-    for chunk in chunks:
-        if not rest and len(chunk) == _PIECE_BYTES:
-            yield chunk
-            continue
-        rest += chunk
-        while len(rest) >= _PIECE_BYTES:
-            yield rest[:_PIECE_BYTES]
-            rest = rest[_PIECE_BYTES:]
-    if rest:
-        yield rest

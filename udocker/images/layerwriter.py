@@ -6,13 +6,17 @@ import hashlib
 import os
 
 from udocker import disk
-from udocker.images.compression.compress import GZIP_LEVEL, compressor
+from udocker.images.compression.compress import quick_compressor
 from udocker.oci import OCI_LAYER, Descriptor, Digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.images.blobs import BlobStore
     from udocker.images.compression.compress import Compressor
+
+
+_PIECE_BYTES = 256 << 10
+"""The encoder gets pieces of one size: what comes of isal depends on them."""
 
 
 class LayerWriter:
@@ -24,12 +28,14 @@ class LayerWriter:
     def __init__(
         self, blobs: BlobStore, kind: str = "gzip", encoder: Compressor | None = None
     ) -> None:
-        """`encoder` compresses, with what the media type calls `kind`; None: zlib does."""
+        """`encoder` compresses, with what the media type calls `kind`; None: the quickest does."""
         self._blobs = blobs
         self._kind = kind
         self._diff_id = hashlib.sha256()
         self._digest = hashlib.sha256()
-        self._compressor = encoder or compressor(kind, GZIP_LEVEL)
+        self._compressor = encoder or quick_compressor(kind)
+        self._rest = bytearray()
+        """What is less than a piece."""
         self._size_bytes = 0
         disk.make_directory(blobs.partial)
         # a name that `ImageStore.prepare` sweeps when this process is gone
@@ -49,7 +55,13 @@ class LayerWriter:
     def write(self, data: bytes) -> None:
         """Take a part of the tar stream."""
         self._diff_id.update(data)
-        self._keep(self._compressor.compress(data))
+        if not self._rest and len(data) == _PIECE_BYTES:
+            self._keep(self._compressor.compress(data))
+            return
+        self._rest += data
+        while len(self._rest) >= _PIECE_BYTES:
+            self._keep(self._compressor.compress(bytes(self._rest[:_PIECE_BYTES])))
+            del self._rest[:_PIECE_BYTES]
 
     @property
     def diff_id(self) -> Digest:
@@ -58,6 +70,7 @@ class LayerWriter:
 
     def finish(self) -> tuple[Descriptor, Digest]:
         """Put the layer into the store; return it and the digest of its tar stream."""
+        self._keep(self._compressor.compress(bytes(self._rest)))
         self._keep(self._compressor.flush())
         digest = Digest("sha256", self._digest.hexdigest())
         path = self._blobs.path(digest)
