@@ -64,12 +64,14 @@ def is_plain(layer):
     """Tell whether the order of a layer's entries means what it means to every reader.
 
     Ours takes the entry of a directory, and marks in it, to be said of all of the layer, wherever
-    they stand in it; who reads one entry after the other cannot.
+    they stand in it; who reads one entry after the other cannot. And of what a device takes the
+    place of, in its own layer, nothing is left where links of layers below lead to.
     """
     places = [clean(entry.path) for entry in layer]
     others = set()
     for number, (entry, place) in enumerate(zip(layer, places)):
-        if entry.kind == "folder" and any(p[: len(place)] == place for p in places[:number]):
+        again = any(p[: len(place)] == place for p in places[:number])
+        if entry.kind in ("folder", "device") and again:
             return False
         if entry.kind == "hard link" and place[: len(target := clean(entry.value))] == target:
             return False

@@ -48,7 +48,8 @@ WORKED = ["images 0", "du 0", "prune 0", "again 0", "verify 0", "rmi 0", "3"]
 @pytest.fixture
 def registry(tmp_path):
     layout = Layout(str(tmp_path / "layout"))
-    for name, layer in (("swelling", SWELLING), ("noise", NOISE), ("many", MANY)):
+    known = {"swelling": SWELLING, "noise": NOISE, "many": MANY, "empty": archive()}
+    for name, layer in known.items():
         add_image(layout, name, [layer])
     with LoopbackRegistry(layout.directory) as host:
         yield host
@@ -98,3 +99,27 @@ def test_the_file_system_of_a_path_is_the_innermost_mount():
     assert filesystems.mount_of("/proc/self") == ("/proc", "proc")
     assert filesystems.mount_of("/")[0] == "/"
     assert not filesystems.is_shared("/proc")
+
+
+RUN = """
+mount -t tmpfs -o size=4m t "$1" || exit 9
+export UDOCKER_DIR="$1/store"
+py=$3
+run() { "$py" -m udocker --allow-root "$@"; }
+run pull -q "$2"
+run run "$2" /none; echo "run $?"
+head -c 4194304 /dev/zero > "$1/fill" 2>/dev/null
+truncate -s -8192 "$1/fill"
+run run "$2" /none; echo "full $?"
+"""
+
+
+def test_a_container_that_cannot_be_written_to_says_where_its_files_lie(unprivileged, registry):
+    needs("unshare")
+    place = f"{unprivileged.home}/small"
+    os.mkdir(place)
+    unprivileged.own(place)
+    words = ["sh", "-c", RUN, "sh", place, f"{registry}/img:empty", unprivileged.python]
+    done = unprivileged.run(["unshare", "-Urm", *words])
+    assert done.stdout.splitlines() == [done.stdout.splitlines()[0], "run 127", "full 125"]
+    assert f"what the container writes lies in {place}/store/containers/" in done.stderr

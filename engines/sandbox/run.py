@@ -37,6 +37,10 @@ else:
     import _signal as signal  # `signal` itself costs 5 ms for the enums that it makes
 
 
+_FULL = (28, 122)
+"""ENOSPC and EDQUOT."""
+
+
 def run(plan: Plan, env: Mapping[str, str]) -> NoReturn:
     """Carry out the plan; on success this process is the program. Raises SandboxError."""
     pid = os.getpid()
@@ -205,11 +209,14 @@ def _try(directory: str) -> tuple[str, int]:
 
 def main(words: Sequence[str], env: Mapping[str, str]) -> NoReturn:
     """Do what `words` say and become the program, or say what failed and exit (125, 126, 127)."""
+    writable = ""
     try:
-        run(parse(words), env)
-    except SandboxError as error:
+        plan = parse(words)
+        writable = plan.root.upper or plan.root.tree if plan.root else ""
+        run(plan, env)
+    except (SandboxError, OSError, ValueError) as error:  # ValueError: a word holds a null byte
         print(f"udocker: {error}", file=sys.stderr)
-        os._exit(error.exit_code)
-    except (OSError, ValueError) as error:  # ValueError: a word of the image holds a null byte
-        print(f"udocker: {error}", file=sys.stderr)
-        os._exit(125)
+        if writable and getattr(error, "errno", None) in _FULL:
+            print(f"  what the container writes lies in {writable}", file=sys.stderr)
+            print("  udocker prune, rmi or rm make room", file=sys.stderr)
+        os._exit(getattr(error, "exit_code", 125))
