@@ -97,6 +97,21 @@ def test_names_need_no_lock_of_a_process_that_stands_still(store, monkeypatch):
         assert len(json.load(index)["manifests"]) == 1
 
 
+def test_the_index_has_what_a_killed_process_did_not_come_to_tell(store):
+    image = add(store, "a:1")
+    store.names.put("docker.io/library/b:1", image.manifest)  # killed here
+    os.utime(store.names.directory, (2**31, 2**31))
+    assert store.names.index_is_old()
+    store.prepare()
+    with open(store.names.index) as index:
+        assert len(json.load(index)["manifests"]) == 2
+    os.utime(store.names.directory, (0, 0))
+    assert not store.names.index_is_old()
+    os.unlink(store.names.index)
+    store.prepare()
+    assert os.path.exists(store.names.index)
+
+
 def test_names_longer_than_names_of_files_are_kept(store):
     long = f"registry.example:5000/{'a' * 120}/{'b' * 120}:{'c' * 128}"
     image = add(store, long)

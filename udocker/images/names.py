@@ -134,6 +134,19 @@ class NameStore:
                 break
         return aside
 
+    def index_is_old(self) -> bool:
+        """Tell whether who changed a name last was killed before the index told of it."""
+        try:
+            changed = os.stat(self.directory).st_mtime_ns
+        except OSError:
+            return False
+        try:
+            return os.stat(self.index).st_mtime_ns < changed
+        except FileNotFoundError:
+            return bool(disk.names_in(self.directory))
+        except OSError:
+            return False
+
     def foreign(self) -> tuple[list[dict[str, Any]], bool]:
         """Return the entries that other tools put into the index; and whether all of it is good.
 

@@ -219,7 +219,10 @@ class ImageStore:
     # writing
 
     def prepare(self) -> None:
-        """Make the store where there is none, and throw away what dead processes left."""
+        """Make the store where there is none, and throw away what dead processes left.
+
+        What they did not come to tell other tools, the index tells now.
+        """
         if self.is_public:  # whatever is made from now on, others may read it
             os.umask(0o022)
         mode = 0o755 if self.is_public else 0o700
@@ -233,6 +236,8 @@ class ImageStore:
         for left in self._abandoned():
             self.throw_away(left)
         self._sweep_locks()
+        if self.names.index_is_old():
+            self.write_index()
 
     def _sweep_locks(self) -> None:
         """Remove locks of blobs and trees that killed processes left; younger ones may be wanted
