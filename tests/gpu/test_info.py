@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from gpu import drivertree, kerneltree
+from gpu import drivertree, fabrictree, kerneltree
 from gpu.drivertree import VERSION, uuid
+from udocker.commands.gpu import info
 from udocker.diagnosis import gpufacts
 from udocker.host.probe import Host
 
@@ -82,6 +83,22 @@ def specification(version):
             "containerEdits": {"mounts": mounts},
         }
     )
+
+
+def test_adapters_and_mpi_are_told_for_people_and_programs(machine, gather, linked):
+    host = machine()
+    fabrictree.add_hca(host.root)
+    body = "int ompi_mpi_comm_world; int MPI_Init(void) { return 0; }"
+    place = f"usr/lib/{drivertree.MACHINE}-linux-gnu/openmpi/lib"
+    drivertree.write(host.root, f"{place}/libmpi.so.40", linked(body, "libmpi.so.40"))
+    facts = gather(host)
+    lines = list(info._lines(facts))
+    assert ("infiniband", "mlx5_0/1 InfiniBand ACTIVE 200 Gb/sec") in lines
+    assert ("mpi", f"Open MPI (libmpi.so.40) in /{place}") in lines
+    told = info._document(facts)
+    assert told["infiniband"][0]["ports"][0]["state"] == "ACTIVE"
+    assert (told["infiniband"][0]["provider"], told["infiniband"][0]["name"]) == ("mlx5", "mlx5_0")
+    assert [one["abi"] for one in told["mpi"]] == ["Open MPI"]
 
 
 def test_specifications_are_listed_with_why_they_do_not_count(machine, gather):

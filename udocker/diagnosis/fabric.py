@@ -52,7 +52,7 @@ def findings(
     yield _links(found)
     yield _verbs(host, found)
     yield _others(host, found)
-    yield mpi.of_host(mpi.find(_loader(host), environment))
+    yield mpi.of_host(host_mpi(host, environment))
     yield pmi.of_step(host, environment)
 
 
@@ -69,12 +69,13 @@ def image_findings(
     loader = Loader(image, host.machine)
     own = mpi.find(loader, program_environment)
     yield rdma.of_image(hcas.find_hcas(host), loader, program_environment)
-    yield mpi.of_image(own, mpi.find(_loader(host), environment))
+    yield mpi.of_image(own, host_mpi(host, environment))
     yield pmi.of_image(program_environment, loader, own)
 
 
-def _loader(host: Host) -> Loader:
-    return Loader(Root(host.root), host.machine)
+def host_mpi(host: Host, environment: Mapping[str, str]) -> tuple[mpi.Mpi, ...]:
+    """Return the MPI libraries of `host` that programs with `environment` find, and others."""
+    return mpi.find(Loader(Root(host.root), host.machine), environment)
 
 
 def _shared(host: Host) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from udocker.diagnosis import fabric, hcas
 from udocker.nvidia import absence, cuda, driver
 from udocker.nvidia.amd import amdgpus, rocm
 from udocker.nvidia.cdi import driverfiles, registry
@@ -16,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from udocker.diagnosis.hcas import Hca
+    from udocker.diagnosis.mpi import Mpi
     from udocker.host.probe import Host
     from udocker.nvidia.amd.amdgpus import AmdGpu
     from udocker.nvidia.devices.gpus import Gpu
@@ -114,6 +117,10 @@ class Facts:
     faults: tuple[str, ...] = ()
     """What of CDI's files cannot be used at all."""
     amd: tuple[AmdFact, ...] = ()
+    hcas: tuple[Hca, ...] = ()
+    """Adapters of InfiniBand and its kin."""
+    mpi: tuple[Mpi, ...] = ()
+    """The MPI libraries of the host that programs of this job find, and those in usual places."""
 
 
 def gather(host: Host, environment: Mapping[str, str], cache_directory: str) -> Facts:
@@ -136,6 +143,8 @@ def gather(host: Host, environment: Mapping[str, str], cache_directory: str) -> 
         specifications=tuple(_specifications(host, known, found)),
         faults=known.faults,
         amd=tuple(_amd(host, environment)),
+        hcas=hcas.find_hcas(host),
+        mpi=fabric.host_mpi(host, environment),
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from udocker.diagnosis.gpufacts import AmdFact, Facts, GpuFact
+    from udocker.diagnosis.hcas import Hca
     from udocker.nvidia.driver import Driver
 
 _FORMAT = 1
@@ -27,7 +28,7 @@ _FORMAT = 1
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.pass_obj
 def command(settings: Settings, as_json: bool) -> None:
-    """Show this node's driver and GPUs, and which of them this job may use.
+    """Show this node's driver and GPUs, which of them this job may use, and its fabric.
 
     Nothing of the driver is run, but for the names of MIG devices. The exit code is 0 with and
     without GPUs: `udocker gpu doctor` judges.
@@ -69,6 +70,11 @@ def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "gpus", f"{len(facts.gpus)}, {sum(not f.obstacle for f in facts.gpus)} for this job"
     yield "job", _listed([f"{name}={value}" for name, value in facts.job])
     yield from facts.services if found else ()
+    ports = [port for hca in facts.hcas for port in hca.ports]
+    for port in ports:
+        state = port.state or "of unknown state"
+        yield "infiniband", " ".join(filter(None, (port.name, port.layer, state, port.rate)))
+    yield from (("mpi", f"{mpi} in {os.path.dirname(mpi.path)}") for mpi in facts.mpi)
     for one in facts.specifications:
         fault = f": {one.fault}" if one.fault else ""
         yield "cdi", f"{one.path} has {one.devices} x {one.kind}{fault}"
@@ -123,7 +129,20 @@ def _document(facts: Facts) -> dict[str, Any]:
             for s in facts.specifications
         ],
         "cdi_faults": facts.faults,
+        "infiniband": [_hca(hca) for hca in facts.hcas],
+        "mpi": [
+            {"path": m.path, "soname": m.soname, "abi": m.family, "product": m.product}
+            for m in facts.mpi
+        ],
     }
+
+
+def _hca(hca: Hca) -> dict[str, Any]:
+    ports = [
+        {"name": port.name, "layer": port.layer, "state": port.state, "rate": port.rate}
+        for port in hca.ports
+    ]
+    return {"name": hca.name, "provider": hca.provider, "node": hca.node, "ports": ports}
 
 
 def _driver_document(found: Driver, facts: Facts) -> dict[str, Any]:
