@@ -484,6 +484,9 @@ READ = [
     ("application/json", document(mediaType=INDEX), False, INDEX),
     (None, document(mediaType=INDEX), False, INDEX),
     (MANIFEST, document(mediaType=INDEX), True, INDEX),
+    (None, document(config={}, layers=[]), False, MANIFEST),
+    ("text/plain", document(manifests=[]), False, INDEX),
+    (INDEX, document(config={}, layers=[]), False, INDEX),
 ]
 REFUSED = [
     (MANIFEST, document(mediaType=INDEX), False, "came as"),

@@ -112,6 +112,16 @@ def test_a_broken_manifest_is_refused_with_the_reason(data, said):
         Manifest.from_bytes(data, oci.OCI_MANIFEST)
 
 
+def test_what_could_be_an_index_and_a_manifest_is_neither():
+    entry = {**LAYER, "mediaType": oci.OCI_MANIFEST}
+    both = manifest(manifests=[entry])
+    for read in (oci_manifest, Index.from_bytes):
+        with pytest.raises(InvalidDocument, match="could make it something else"):
+            read(both)
+    assert oci_manifest(manifest(manifests=[])).layers
+    assert Index.from_bytes(json.dumps({"manifests": [entry], "layers": None}).encode()).manifests
+
+
 @pytest.mark.parametrize("kind", oci.UNTYPED_CONFIGS)
 def test_a_config_without_a_type_of_its_own_is_read_in_dockers_manifests_only(kind):
     data = manifest(config={**CONFIG, "mediaType": kind})

@@ -13,7 +13,7 @@ from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -200,6 +200,7 @@ class Index:
         members = _document(data, "index")
         entries = _list(members, "manifests", "index")
         _check_version(members, "index")
+        _check_sole(members, ("config", "layers"), "index")
         read = Descriptor.from_json
         return Index(tuple(read(entry, any_algorithm=True) for entry in entries))
 
@@ -231,6 +232,7 @@ class Manifest:
         """Read a manifest of whatever it is that config and layers are, to pass it on."""
         members = _document(data, "manifest")
         _check_version(members, "manifest")
+        _check_sole(members, ("manifests",), "manifest")
         stated = members.get("mediaType")
         if stated is not None and stated != media_type:
             said = repr(stated)[:100]
@@ -350,6 +352,16 @@ def _document(data: bytes, what: str) -> dict[str, Any]:
         raise InvalidDocument(f"{what} is not JSON: {error}") from error
     members: dict[str, Any] = _typed(value, dict, what)
     return members
+
+
+def _check_sole(members: Mapping[str, Any], others: Sequence[str], what: str) -> None:
+    """Refuse what can be read as an index and as a manifest: one digest would be two images.
+
+    Source: CVE-2021-41190; containerd refuses it, too.
+    """
+    for key in others:
+        if members.get(key):
+            raise InvalidDocument(f"{what}: its {key!r} could make it something else")
 
 
 def _check_version(members: Mapping[str, Any], what: str) -> None:

@@ -112,12 +112,12 @@ def _media_type(headers: Mapping[str, str], body: bytes, ref: Reference, *, pinn
     """
     sent = _sent_type(headers)
     _refuse_web_page(headers, f"{ref}: a web page came in place of a manifest")
-    own, version = _own_type(body, ref)
+    own, looks, version = _own_type(body, ref)
     if own in oci.DOCKER_SCHEMA1 or version == 1:
         raise _too_old(ref)
     if own and sent in _KNOWN_TYPES and own != sent and not pinned:
         raise InvalidDocument(f"{ref}: came as {sent}, but says that it is {own[:100]!r}")
-    media_type = own or sent
+    media_type = own or (sent if sent in _KNOWN_TYPES else looks or sent)
     if media_type not in _KNOWN_TYPES:
         raise InvalidDocument(f"{ref}: {media_type[:100]!r} is neither an image nor an index")
     return media_type
@@ -145,16 +145,23 @@ def _too_old(ref: Reference) -> InvalidDocument:
     )
 
 
-def _own_type(body: bytes, ref: Reference) -> tuple[str, object]:
-    """Return the `mediaType` and `schemaVersion` that a document has."""
+def _own_type(body: bytes, ref: Reference) -> tuple[str, str, object]:
+    """Return the `mediaType` that a document has, what it looks like, and its `schemaVersion`.
+
+    Before image-spec 1.1 OCI's need not have said what they are, and a file server cannot.
+    """
     try:
         members = fastjson.loads(body)
     except ValueError as error:
         raise InvalidDocument(f"{ref}: the manifest is not JSON: {error}") from error
     if not isinstance(members, dict):
         raise InvalidDocument(f"{ref}: the manifest is not a JSON object")
-    own = members.get("mediaType")
-    return own if isinstance(own, str) else "", members.get("schemaVersion")
+    own, looks = members.get("mediaType"), ""
+    if "manifests" in members:
+        looks = oci.OCI_INDEX
+    elif "config" in members and "layers" in members:
+        looks = oci.OCI_MANIFEST
+    return own if isinstance(own, str) else "", looks, members.get("schemaVersion")
 
 
 def _tags_of_page(body: bytes, ref: Reference) -> list[str]:
