@@ -4,12 +4,13 @@ import hashlib
 import json
 import os
 import subprocess
+import tarfile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from images import HERE, add_image, add_index
-from registries import KIND, Layout, Proxy, body, digest, needs
+from registries import KIND, REF_NAME, Layout, Proxy, body, digest, needs
 from tarballs import archive, file, folder
 
 from udocker.errors import IntegrityError, UsageError
@@ -130,6 +131,10 @@ def test_archives_are_read_by_skopeo_and_loaded_again(unprivileged, many, layout
     assert (seen["RepoTags"], seen["Architecture"]) == ([], HERE) or HERE in str(seen)
     loaded = unprivileged.udocker("load", "-i", docker)
     assert "org/app:2" in loaded.stdout
+    with tarfile.open(docker) as held:
+        (listed,) = json.load(held.extractfile("index.json"))["manifests"]
+        (image,) = json.load(held.extractfile("manifest.json"))
+    assert image["RepoTags"] == [listed["annotations"][REF_NAME]] == ["docker.io/org/app:2"]
     refused = unprivileged.udocker("copy", "-a", name, f"docker-archive:{docker}:x", check=False)
     assert refused.returncode == 2
     assert "one platform" in refused.stderr
@@ -303,6 +308,12 @@ def test_what_is_in_the_way_is_left_alone(unprivileged, layout):
     unprivileged.own(f"{unprivileged.home}/full")
     done = unprivileged.udocker("copy", source, f"oci:{unprivileged.home}/full", check=False)
     assert "no OCI image layout" in done.stderr
+    os.mkdir(f"{unprivileged.home}/closed", 0o555)
+    for kind in ("oci", "oci-archive", "docker-archive"):
+        target = f"{kind}:{unprivileged.home}/closed/x"
+        done = unprivileged.udocker("copy", source, target, check=False)
+        assert "closed/x: Permission denied" in done.stderr
+        assert "name a file where you can write" in done.stderr
     assert os.listdir(f"{unprivileged.home}/full") == ["of"]
 
 

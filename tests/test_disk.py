@@ -28,6 +28,14 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == ["f"]
 
 
+def test_a_file_that_the_user_named_is_not_moved_by_a_setting():
+    for number, hint in ((28, "more room"), (13, "can write")):
+        error = disk.output_error(OSError(number, os.strerror(number)), "/x")
+        assert hint in error.hint
+        assert "UDOCKER_DIR" not in error.hint
+    assert disk.output_error(OSError(2, "No such file or directory"), "/x").hint is None
+
+
 def test_a_full_disk_is_said_with_the_way_out():
     with pytest.raises(StoreError) as caught:
         raise disk.store_error(OSError(28, "No space left on device"), "/x")

@@ -30,6 +30,16 @@ def store_error(error: OSError, path: str) -> StoreError:
     return StoreError(message)
 
 
+def output_error(error: OSError, path: str) -> StoreError:
+    """Return what happened to a file that the user named, which is no part of a store."""
+    found = store_error(error, path)
+    if isinstance(found, DiskFull):
+        found.hint = "name a file where there is more room"
+    elif found.hint:
+        found.hint = "name a file where you can write"
+    return found
+
+
 def make_directory(path: str, mode: int = 0o700) -> str:
     """Make the directory `path`, private to the user unless `mode` says other things, with its
     parents; return it."""

@@ -61,4 +61,4 @@ def _to_file(path: str, action: Write) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise disk.store_error(error, path) from error
+        raise disk.output_error(error, path) from error

@@ -128,4 +128,4 @@ def _to_directory(stores: Stores, images: list[Chosen], path: str | None) -> Non
             trees.remove_tree(draft)
             raise
     except OSError as error:
-        raise disk.store_error(error, path) from error
+        raise disk.output_error(error, path) from error

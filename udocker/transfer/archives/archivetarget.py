@@ -16,6 +16,7 @@ from udocker.images.archives.archivewriter import ArchiveWriter
 from udocker.images.archives.tarwriter import write_all
 from udocker.oci import INDEX_TYPES, OCI_INDEX, REF_NAME, Descriptor, Digest, Manifest
 from udocker.reference import Reference
+from udocker.transfer.archives.archivenames import CONTAINERD_NAME
 from udocker.transfer.archives.layouttarget import LAYOUT
 from udocker.values import replace
 
@@ -35,8 +36,8 @@ class ArchiveTarget:
         Raises UsageError for a name that docker cannot read, StoreError.
         """
         self._path = path
-        self._name = name
         self._tags = _tags(name) if docker else None
+        self._annotations = _annotations(name, self._tags)
         self.wants_foreign = docker
         self._draft = f"{path}.{disk.owner()}"
         self._lock = threading.Lock()
@@ -44,7 +45,7 @@ class ArchiveTarget:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             self._descriptor = os.open(self._draft, flags, 0o666)
         except OSError as error:
-            raise disk.store_error(error, path) from error
+            raise disk.output_error(error, path) from error
         self._out = ArchiveWriter(write_all(self._descriptor), self._descriptor)
         self._out.document("oci-layout", LAYOUT)
 
@@ -63,7 +64,7 @@ class ArchiveTarget:
         except FileNotFoundError:  # it has its name
             pass
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            raise disk.store_error(error, self._path) from error
+            raise disk.output_error(error, self._path) from error
 
     @property
     def name(self) -> str:
@@ -100,8 +101,7 @@ class ArchiveTarget:
                 "Layers": [_member(layer.digest) for layer in manifest.layers],
             }
             self._out.document("manifest.json", _json([listed]))
-        annotations = ((REF_NAME, self._name),) if self._name else ()
-        entry = replace(descriptor, annotations=annotations, data=None).to_json()
+        entry = replace(descriptor, annotations=self._annotations, data=None).to_json()
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}
         self._out.document("index.json", _json(index))
         self._out.finish()
@@ -111,6 +111,13 @@ class ArchiveTarget:
 
 def _member(digest: Digest) -> str:
     return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
+def _annotations(name: str, tags: list[str] | None) -> tuple[tuple[str, str], ...]:
+    """Return what the layout calls the image: as docker's list does, or exactly `name`."""
+    if tags:
+        return ((CONTAINERD_NAME, tags[0]), (REF_NAME, tags[0]))
+    return ((REF_NAME, name),) if name else ()
 
 
 def _tags(name: str) -> list[str]:

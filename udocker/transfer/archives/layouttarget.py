@@ -67,7 +67,7 @@ class LayoutTarget:
                     os.unlink(draft)
                 raise
         except OSError as error:
-            raise disk.store_error(error, path) from error
+            raise disk.output_error(error, path) from error
         return "copied"
 
     def document(self, descriptor: Descriptor, data: bytes) -> None:
@@ -76,7 +76,7 @@ class LayoutTarget:
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
         except OSError as error:
-            raise disk.store_error(error, path) from error
+            raise disk.output_error(error, path) from error
         disk.write_whole(path, data)
 
     def finish(self, descriptor: Descriptor, data: bytes) -> None:
@@ -126,7 +126,7 @@ class LayoutTarget:
             os.makedirs(path, exist_ok=True)
             held = os.listdir(path)
         except OSError as error:
-            raise disk.store_error(error, path) from error
+            raise disk.output_error(error, path) from error
         if held and "oci-layout" not in held:
             hint = "name a new directory, or one that holds an OCI image layout"
             raise StoreError(f"{path} holds something that is no OCI image layout", hint=hint)
@@ -147,7 +147,7 @@ class LayoutTarget:
         except FileNotFoundError:  # another process was quicker
             pass
         except OSError as error:
-            raise disk.store_error(error, blobs) from error
+            raise disk.output_error(error, blobs) from error
 
     def _path(self, digest: Digest) -> str:
         return f"{self._directory}/blobs/{digest.algorithm}/{digest.hex}"

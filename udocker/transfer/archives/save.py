@@ -88,7 +88,7 @@ def write_oci_directory(blobs: BlobStore, images: Sequence[Chosen], directory: s
                 for chunk in blob_chunks(blobs, blob) if data is None else (data,):
                     file.write(chunk)
         except OSError as error:
-            raise disk.store_error(error, full) from error
+            raise disk.output_error(error, full) from error
     disk.write_whole(f"{directory}/index.json", _index(images))
 
 
