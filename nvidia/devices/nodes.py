@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _CONTROL, _UVM = "/dev/nvidiactl", "/dev/nvidia-uvm"
 _MODPROBE = "/usr/bin/nvidia-modprobe"
+_MAKE_NODES = "ask the administrators of this node to run `nvidia-modprobe -u -c0`"
 _GATED = {
     "gds": ("/dev", "nvidia-fs"),
     "mofed": ("/dev/infiniband", "uverbs"),
@@ -171,15 +172,13 @@ def _make_nodes(host: Host, missing: list[str]) -> tuple[str, ...]:
     """Have the host make its nodes: its setuid program may, this one may not."""
     names = ", ".join(missing)
     if host.root or not os.access(_MODPROBE, os.X_OK):
-        raise GpuError(
-            f"gpu: {names} missing, and no {_MODPROBE} to make it",
-            hint="ask the administrators of this node to run `nvidia-modprobe -u -c0`",
-        )
+        raise GpuError(f"gpu: {names} missing, and no {_MODPROBE} to make it", hint=_MAKE_NODES)
     said = _run(["-u", "-c0"])
     if not all(host.exists(path) for path in missing):
         raise GpuError(
-            f"gpu: {names} missing, and nvidia-modprobe -u -c0 did not make it: {said or 'silent'}",
-            hint="tell the administrators of this node",
+            f"gpu: {names} missing, and nvidia-modprobe -u -c0 did not make it:"
+            f" {said or 'it is not set-uid root, perhaps'}",
+            hint=_MAKE_NODES,
         )
     return (f"gpu: {names} missing; ran nvidia-modprobe -u -c0 on the host: ok",)
 
