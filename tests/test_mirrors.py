@@ -59,11 +59,11 @@ def rule(location, *mirrors):
     return "\n".join([*lines, *(f'[[registry.mirror]]\nlocation = "{m}"' for m in mirrors)])
 
 
-def client(tmp_path, text, environment=None):
+def client(tmp_path, text, environment=None, patience=QUICK):
     path = tmp_path / "registries.conf"
     path.write_text(text)
     settings = Settings("/", {"CONTAINERS_REGISTRIES_CONF": str(path), **(environment or {})})
-    return Client("origin.invalid", settings, patience=QUICK)
+    return Client("origin.invalid", settings, patience=patience)
 
 
 def pulled(reader, registry):
@@ -101,6 +101,15 @@ def test_what_a_mirror_does_not_give_the_registry_gives(
     assert pulled(reader, registry) == LARGE
     assert len(mirror.asked) == asked  # it has failed, and is left alone
     assert ("is passed over" in capsys.readouterr().err) == is_told
+
+
+def test_a_mirror_that_wants_to_be_left_alone_is(tmp_path, registry, proxies, capsys):
+    mirror, home = proxies
+    mirror.add("/manifests/", status(429, {"Retry-After": "3600"}), times=9)
+    reader = client(tmp_path, rule(home.host, mirror.host), patience=None)
+    reader.manifest(Reference.parse(NAME))
+    assert len(mirror.asked) == 2
+    assert "trying again" not in capsys.readouterr().err  # which would be told from 5 s on
 
 
 def test_a_blob_goes_on_at_the_registry_where_the_mirror_broke_off(tmp_path, registry, proxies):

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-MIRROR_PATIENCE = Patience(attempts=2)
-"""Behind a mirror there is another place to ask."""
+MIRROR_PATIENCE = Patience(attempts=2, longest_retry_after_s=1)
+"""Behind a mirror there is another place to ask: who wants to be left alone for long, is."""
 
 _FAILURES = (RegistryError, ImageNotFound, IntegrityError, InvalidDocument)
 
