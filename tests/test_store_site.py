@@ -109,6 +109,21 @@ def test_a_pull_takes_blobs_from_the_site_and_knows_what_is_up_to_date(
     assert unprivileged.udocker("run", name, "cat", "/etc/greeting").stdout == "hello\n"
 
 
+def test_a_container_of_an_image_of_the_site_is_committed_with_its_layers(
+    unprivileged, site, busybox_reference
+):
+    user, env = unprivileged, {"UDOCKER_SITE_STORES": site}
+    user.udocker("run", "--name=c", busybox_reference, "touch", "/new", env=env)
+    assert "one layer" not in user.udocker("commit", "c", "own:1", env=env).stderr
+    saved = f"{user.home}/saved"
+    user.udocker("save", "--format=oci-dir", "-o", saved, "own:1")  # all of it is here
+    with open(f"{saved}/index.json") as index:
+        (entry,) = json.load(index)["manifests"]
+    with open(f"{saved}/blobs/{entry['digest'].replace(':', '/')}") as manifest:
+        assert len(json.load(manifest)["layers"]) == 3
+    assert user.udocker("verify", "--deep", "own:1").returncode == 0
+
+
 def test_a_damaged_blob_of_the_site_is_brought_from_the_registry(
     unprivileged, site, busybox_reference
 ):

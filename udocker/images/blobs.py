@@ -103,6 +103,22 @@ class BlobStore:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
                 raise disk.store_error(error, final) from error
 
+    def bring(self, descriptor: Descriptor) -> None:
+        """Copy to here what a layout of others has. Raises IntegrityError, StoreError."""
+        path, partial = self.find(descriptor.digest), self.begin(descriptor)
+        try:
+            for _ in partial.replay():
+                pass
+            with open(path, "rb", buffering=0) as source:
+                source.seek(partial.size_bytes)
+                while chunk := source.read(CHUNK_BYTES):
+                    partial.append(chunk)
+            partial.commit()
+        except OSError as error:
+            raise disk.store_error(error, path) from error
+        finally:
+            partial.leave()
+
     def lacking_bytes(self, blobs: Iterable[Descriptor]) -> int:
         """Return how many bytes are still to come of those blobs; equal ones come once."""
         sizes = {blob.digest: blob.size_bytes for blob in blobs if not self.has(blob)}

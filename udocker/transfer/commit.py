@@ -12,7 +12,7 @@ from udocker.containers.copying import copy_files
 from udocker.containers.files import Files, open_files
 from udocker.containers.layer import open_layer
 from udocker.containers.leftovers import leftovers
-from udocker.errors import InvalidDocument, UsageError
+from udocker.errors import IntegrityError, InvalidDocument, UsageError
 from udocker.images import instructions, layers
 from udocker.images.archives.tarwriter import TarWriter
 from udocker.images.compression import decompress
@@ -109,7 +109,10 @@ class _Commit:
         return document
 
     def _base_layers(self) -> tuple[Descriptor, ...] | None:
-        """Return the layers of the container's image; None when they are not here any more."""
+        """Return the layers of the container's image; None when they are not here any more.
+
+        Those of a store of the site are copied: other tools look for them beside the new one.
+        """
         blobs = self._store.blobs
         data = disk.read(blobs.find(self._container.manifest), MAX_DOCUMENT_BYTES)
         try:
@@ -117,9 +120,18 @@ class _Commit:
             found = Manifest.from_bytes(data, kind).layers if data else ()
         except (ValueError, AttributeError, InvalidDocument):
             return None
-        if data is None or not all(map(blobs.has, found)):
+        if data is None or not all(map(self._is_here, found)):
             return None
         return tuple(replace(layer, media_type=oci_layer_type(layer.media_type)) for layer in found)
+
+    def _is_here(self, layer: Descriptor) -> bool:
+        blobs = self._store.blobs
+        if not blobs.has(layer) and blobs.can_read(layer):
+            try:
+                blobs.bring(layer)
+            except IntegrityError:
+                return False
+        return blobs.has(layer)
 
     def _write_layer(self, *, whole: bool) -> tuple[Descriptor, Digest]:
         with LayerWriter(self._store.blobs) as layer:
