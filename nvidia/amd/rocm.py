@@ -58,7 +58,7 @@ def rocm_edits(host: Host, selection: str, image: Root, environment: Mapping[str
     if selection == "auto" and not has_runtime:
         return RocmPlan(notes=("rocm: the image has no ROCm; --rocm=all gives GPUs anyway",))
     try:
-        gpus, env = _choose(host, selection, environment)
+        gpus, env = choose(host, selection, environment)
     except GpuError as error:
         if selection not in ("auto", "try"):
             raise
@@ -121,10 +121,13 @@ def _named(word: str, gpus: tuple[AmdGpu, ...]) -> AmdGpu | None:
     return found[0] if len(found) == 1 else None
 
 
-def _choose(
+def choose(
     host: Host, selection: str, environment: Mapping[str, str]
 ) -> tuple[tuple[AmdGpu, ...], tuple[tuple[str, str], ...]]:
-    """Return the GPUs that are meant, and the environment by which programs see just them."""
+    """Return the GPUs that are meant, and the environment by which programs see just them.
+
+    Raises GpuError when the job has none, or none of that name.
+    """
     _check_driver(host, environment)
     known = amdgpus.find_gpus(host)
     job = of_job(known, environment)

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from gpu import drivertree, kerneltree
+from gpu import amdtree, drivertree, kerneltree
 from gpu.drivertree import MACHINE, VERSION
 from udocker.diagnosis import fabric, gpu, gpunvml
 from udocker.diagnosis.finding import FAIL, OK, WARN
@@ -211,6 +211,24 @@ def test_a_gpu_that_nvml_does_not_see_is_told(check, machine):
     finding = check(Host(host.root))["nvml"]
     assert finding.status == WARN
     assert "does not see /dev/nvidia9" in finding.text
+
+
+def test_a_node_of_amds_gpus_is_judged_by_them(check, machine, tmp_path):
+    host = Host(amdtree.build(str(tmp_path / "amd")))
+    (finding,) = check(host).values()
+    assert (finding.key, finding.status) == ("rocm", OK)
+    assert finding.text == "2 of 2 GPUs of AMD (gfx90a), by --rocm"
+    assert "1 of 2" in check(host, ROCR_VISIBLE_DEVICES="1")["rocm"].text
+    (finding,) = check(host, HIP_VISIBLE_DEVICES="-1").values()
+    assert (finding.status, finding.text) == (
+        FAIL,
+        "this session has no GPU (HIP_VISIBLE_DEVICES is -1)",
+    )
+    both = machine()
+    amdtree.build(both.root, gpus=0)
+    found = check(both)
+    assert list(found) == [*KEYS, "rocm"]
+    assert found["rocm"].status == WARN, "NVIDIA's can be used"
 
 
 @pytest.mark.root

@@ -10,9 +10,11 @@ from udocker.diagnosis.finding import FAIL, OK, WARN, Finding
 from udocker.diagnosis.opening import why_closed
 from udocker.errors import GpuError
 from udocker.nvidia import driver
+from udocker.nvidia.amd import amdgpus, rocm
 from udocker.nvidia.devices import nvswitch, selection
 from udocker.nvidia.devices.gpus import find_gpus
 from udocker.nvidia.edits import usable
+from udocker.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,9 +40,11 @@ def findings(host: Host, environment: Mapping[str, str]) -> Iterator[Finding]:
     driver is loaded there is nothing more to say than that.
     """
     found = driver.find(host, environment)
-    yield _driver(host, found, environment)
+    has_amd = host.exists(amdgpus.COMPUTE_NODE)
     if found is None:
+        yield _rocm(host, environment) if has_amd else _driver(host, found, environment)
         return
+    yield _driver(host, found, environment)
     gpus = find_gpus(host)
     yield _job(gpus, environment)
     yield _nodes(host, gpus)
@@ -51,6 +55,9 @@ def findings(host: Host, environment: Mapping[str, str]) -> Iterator[Finding]:
         yield _nvml(found, gpus)
     yield _fabric(host, gpus)
     yield _mps(host, environment)
+    if has_amd:  # they draw, perhaps, and NVIDIA's compute
+        told = _rocm(host, environment)
+        yield replace(told, status=WARN) if told.status == FAIL else told
 
 
 def _driver(host: Host, found: Driver | None, environment: Mapping[str, str]) -> Finding:
@@ -64,7 +71,18 @@ def _driver(host: Host, found: Driver | None, environment: Mapping[str, str]) ->
 
 
 def _plain(error: GpuError) -> str:
-    return error.message[len("gpu: ") :] if error.message.startswith("gpu: ") else error.message
+    return error.message.removeprefix("gpu: ").removeprefix("rocm: ")
+
+
+def _rocm(host: Host, environment: Mapping[str, str]) -> Finding:
+    """Tell which of AMD's GPUs are the job's; their libraries are each image's own."""
+    try:
+        shown, _ = rocm.choose(host, "all", environment)
+    except GpuError as error:
+        return Finding("rocm", FAIL, _plain(error), error.hint or "")
+    targets = ", ".join(dict.fromkeys(gpu.target for gpu in shown))
+    known = len(amdgpus.find_gpus(host))
+    return Finding("rocm", OK, f"{len(shown)} of {known} GPUs of AMD ({targets}), by --rocm")
 
 
 def _job(gpus: tuple[Gpu, ...], environment: Mapping[str, str]) -> Finding:
