@@ -147,6 +147,7 @@ def test_an_image_without_a_name_gets_one_of_the_container(user):
     [
         (["nowhere"], 1),
         (["changed", "UPPER/Case"], 2),
+        (["changed", f"x@sha256:{'0' * 64}"], 2),
         (["-c", "FROM x", "changed"], 2),
         (["-c", "EXPOSE http", "changed"], 2),
         (["-c", "CMD [1]", "changed"], 2),

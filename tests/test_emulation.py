@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from images import add_image
+from images import HERE, add_image
 from registries import Layout
 from tarballs import archive, file
 
@@ -82,3 +82,15 @@ def test_who_makes_a_container_for_another_processor_is_told_what_is_missing(unp
     expected = emulation.obstacle(Host(), "s390x")
     assert (expected in told) if expected else (told == "")
     assert unprivileged.udocker("-q", "create", "x:1").stderr == ""
+
+
+def test_a_newer_processor_is_not_emulated_by_an_older_one(unprivileged):
+    layout = Layout(f"{unprivileged.home}/layout")
+    add_image(layout, "x:1", [archive(file("name", b""))])
+    variant = {"amd64": "v4", "arm64": "v9.9"}[HERE]
+    layout.manifests[-1]["platform"] = {"os": "linux", "architecture": HERE, "variant": variant}
+    layout._write_index()
+    unprivileged.udocker("load", "-i", layout.directory)
+    told = unprivileged.udocker("create", "x:1").stderr
+    assert f"an image for linux/{HERE}/{variant}" in told
+    assert "instructions that this processor has not" in told

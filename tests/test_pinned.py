@@ -101,3 +101,16 @@ def test_a_tag_that_moves_leaves_what_is_pinned(unprivileged, registry, layout):
         tree = unprivileged.udocker("inspect", "-p", reference).stdout.strip()
         with open(f"{tree}/etc/name") as found:
             assert found.read() == text
+
+
+def test_nothing_is_called_by_a_digest_that_is_not_its_own(unprivileged, layout):
+    entry = add_image(layout, "img:1", [BASE])
+    source = f"{unprivileged.home}/layout"
+    subprocess.run(["cp", "-r", layout.directory, source], check=True)
+    unprivileged.own(source)
+    copy = ("copy", "-q", f"oci:{source}:img:1")
+    done = unprivileged.udocker(*copy, f"udocker:mine@{OTHER}", check=False)
+    assert (done.returncode, entry["digest"] in done.stderr) == (1, True)
+    assert unprivileged.udocker("images", "-q").stdout == ""
+    unprivileged.udocker(*copy, f"udocker:mine@{entry['digest']}")
+    assert unprivileged.udocker("images", "-q").stdout != ""

@@ -8,6 +8,7 @@ from udocker import console
 from udocker.commands.atrest import readable
 from udocker.commands.export import tell_left_out
 from udocker.commands.stores import Stores
+from udocker.errors import UsageError
 from udocker.reference import Reference
 from udocker.settings import Settings
 from udocker.transfer.commit import Wish, commit
@@ -51,6 +52,8 @@ def command(
     reference = (
         stores.reference(image) if image else Reference.parse(f"localhost/{found.id[:12]}:latest")
     )
+    if reference.digest:
+        raise UsageError(f"{image}: a digest cannot be given to an image", hint="give it a tag")
     with readable(stores, found):
         done = commit(stores.images, found, reference, Wish(message, author, changes, squash))
     console.put(done.image.manifest.digest.hex)

@@ -155,9 +155,12 @@ class Stores:
         from udocker.host import emulation
         from udocker.host.probe import Host
 
-        obstacle = emulation.obstacle(Host(), has.architecture)
         if has.os != here.os:
-            obstacle = f"its programs are not for {here.os}"
+            obstacle: str | None = f"its programs are not for {here.os}"
+        elif has.architecture == here.architecture:
+            obstacle = "its programs may use instructions that this processor has not"
+        else:
+            obstacle = emulation.obstacle(Host(), has.architecture)
         if obstacle:
             console.warn(f"{image.name} is an image for {has}, this machine is {here}: {obstacle}")
 

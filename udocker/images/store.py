@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 
 from udocker import console, disk, trees
-from udocker.errors import ImageNotFound, InvalidDocument, StoreError
+from udocker.errors import ImageNotFound, IntegrityError, InvalidDocument, StoreError
 from udocker.images.blobs import BlobStore, age_s, is_abandoned
 from udocker.images.leases import Lease, use
 from udocker.images.names import CHAIN_ID, CREATED, OWN_NAME, SIZE, SOURCE_DIGEST, NameStore
@@ -314,7 +314,15 @@ class ImageStore:
     def add(
         self, reference: Reference, manifest: Descriptor, source: Digest, chain_id: Digest
     ) -> Image:
-        """Let `reference` name the image, whose content is there; an older one gives way."""
+        """Let `reference` name the image, whose content is there; an older one gives way.
+
+        Raises IntegrityError for a name by a digest that is not the image's.
+        """
+        if reference.digest not in (None, manifest.digest, source):
+            raise IntegrityError(
+                f"{reference}: what is to be called so is {source}",
+                hint="content chooses its digest: give it a tag, or none of both",
+            )
         image = self._put(_name_of(reference), manifest, str(source), chain_id)
         self.write_index()
         return image
