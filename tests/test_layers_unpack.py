@@ -123,6 +123,18 @@ TREES = {
         [folder(".wh..wh.plnk"), file(".wh..wh.plnk/1.2", b"x"), file(".wh..wh.aufs"), file("f")],
         {"f": ""},
     ),
+    "hard links of aufs": (
+        [
+            folder(".wh..wh.plnk"),
+            *[file(".wh..wh.plnk/7.2", data) for data in (b"1", b"2", b"x")],
+            file(".wh..wh.plnk/8.2", b"y"),
+            hard_link("a", ".wh..wh.plnk/7.2"),
+            file("d/f"),
+            file("d", b"z"),
+            hard_link("e/b", "/.wh..wh.plnk/7.2"),
+        ],
+        {"a": "x", "d": "z", "e": None, "e/b": "x"},
+    ),
     "whiteouts": ([file(".wh.x"), file("./.wh.y"), file(".wh..wh..opq"), folder(".wh.z")], {}),
     "empty layer": ([], {}),
 }
@@ -306,6 +318,10 @@ REFUSED = {
     "whiteout of .": ([file("d/.wh..")], "whiteout of nothing"),
     "whiteout of ..": ([file("d/.wh...")], "whiteout of nothing"),
     "below a whiteout": ([file(".wh.d/f")], "below the name of a whiteout"),
+    "hard link to what aufs does not have": (
+        [file(".wh..wh.plnk/7.2"), hard_link("h", ".wh..wh.plnk/8.2")],
+        "name of a whiteout",
+    ),
     "below a link to a whiteout": ([symlink("l", ".wh.d"), file("l/f")], "name of a whiteout"),
     "below a link to what was set aside": (
         [file("d/f"), file("d"), symlink("l", ".wh..wh.aside/0"), file("l/f")],

@@ -16,6 +16,7 @@ from udocker.images import override, tree
 from udocker.images.archives import tar
 from udocker.images.compression import bounds
 from udocker.images.layers.layertree import ASIDE, LINK_OWNER, Growing, LayerTree
+from udocker.images.layers.leftout import LeftOut
 from udocker.images.tree import WHITEOUT, join, split
 
 TYPE_CHECKING = False
@@ -24,13 +25,12 @@ if TYPE_CHECKING:
 
 _META = b".wh..wh."
 _OPAQUE = b".wh..wh..opq"
+_PLINK = b".wh..wh.plnk/"
+"""Where aufs keeps files that have hard links. Source: moby, pkg/archive/diff.go."""
 _IMPLICIT_MODE = 0o755
 _MAX_STRATA = 64
 _MAX_PLACES = 4096
 _IMPOSSIBLE = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EFBIG)
-_KNOWN_NAMESPACES = (b"security", b"trusted", b"system")
-_OF_OVERLAYS = (b"user.overlay.", b"user.fuseoverlayfs.", override.ATTRIBUTE.encode())
-"""User attributes by which overlays, and `override`, know what a file is: no layer may say it."""
 
 
 def unpack(
@@ -93,7 +93,8 @@ class _Unpacker:
         self._whiteouts: dict[bytes, None] = {}
         self._opaque: dict[bytes, None] = {}
         self._devices: dict[bytes, None] = {}
-        self._skipped: dict[str, int] = {}
+        self._plinks: dict[bytes, bytes] = {}
+        self._skipped = LeftOut()
         self._entries = 0
         self._size_bytes = 0
         # Where the directories of paths are, by their names in the archive: nine of ten members
@@ -117,9 +118,11 @@ class _Unpacker:
             if len(path) > self._limits.path_bytes:
                 raise UnpackError(f"the path {path[:100]!r}... has {len(path)} bytes")
             if WHITEOUT in path and self._is_marker(path):
+                if path.startswith(_PLINK) and member.kind == tar.FILE:
+                    self._keep_for_links(member, path)
                 return
             if member.kind not in self._makers:
-                self._skip("entry of unknown type")
+                self._skipped.note("entry of unknown type")
             elif path:
                 self._put(member, path)
             else:
@@ -136,7 +139,7 @@ class _Unpacker:
             strata=tuple(stratum.finished() for stratum in strata),
             whiteouts=tuple(self._whiteouts),
             opaque=tuple(self._opaque),
-            skipped=tuple(self._skipped.items()),
+            skipped=tuple(self._skipped.counts.items()),
             entries=self._entries,
             size_bytes=self._size_bytes,
         )
@@ -190,12 +193,23 @@ class _Unpacker:
         del self._last.links[path]
         self._last.replaced[path] = None
 
+    def _keep_for_links(self, member: tar.Member, path: bytes) -> None:
+        """Keep a file that is in the tree only by its hard links; it is gone after the merge."""
+        self._make_room_aside()
+        name = b"plink%d" % self._entries  # a path may come again
+        kept = self._plinks[path] = join(ASIDE, name)
+        self._file(member, self._tree.descriptor(ASIDE), name, kept)
+        self._check_kept()
+
+    def _make_room_aside(self) -> None:
+        if not self._aside and not self._plinks:
+            self._tree.make_directory(ASIDE, 0o700)
+
     def _set_aside(self, path: bytes) -> None:
         """Move the directory `path` to a stratum of its own, below the last one."""
         if len(self._aside) >= _MAX_STRATA:
             raise UnpackError(f"the layer replaces more than {_MAX_STRATA} of its own directories")
-        if not self._aside:
-            self._tree.make_directory(ASIDE, 0o700)
+        self._make_room_aside()
         stratum = Growing(join(ASIDE, b"%d" % len(self._aside)))
         self._tree.make_directory(stratum.directory, 0o700)
         parents = path.split(b"/")[:-1]
@@ -225,7 +239,7 @@ class _Unpacker:
             elif member.size:
                 self._reader.copy(descriptor, member.size)
             if attributes:
-                self._set_xattrs(member, descriptor, mode)
+                self._skipped.set_attributes(member, descriptor, mode)
                 if first != mode:
                     os.fchmod(descriptor, mode)
             os.utime(descriptor, ns=(member.mtime_ns, member.mtime_ns))
@@ -251,13 +265,13 @@ class _Unpacker:
         if not new:
             tree.remove_attributes(self._tree.descriptor(path))
         if member.xattrs or mode != member.mode or member.owner != tar.ROOT:
-            self._set_xattrs(member, self._tree.descriptor(path), mode)
+            self._skipped.set_attributes(member, self._tree.descriptor(path), mode)
         self._last.directories[path] = (mode, member.mtime_ns)
 
     def _describe_root(self, member: tar.Member) -> None:
         if member.kind != tar.DIRECTORY:
             # containerd passes over it as well.
-            self._skip("entry in the place of the root")
+            self._skipped.note("entry in the place of the root")
             return
         self._directory(member, self._tree.descriptor(b""), b".", b"")
 
@@ -266,12 +280,12 @@ class _Unpacker:
             raise UnpackError(f"the symbolic link {member.path!r} has no target")
         os.symlink(member.link, name, dir_fd=parent)
         self._set_time(member, parent, name)
-        self._refuse_xattrs(member, LINK_OWNER)
+        self._skipped.attributes_of(member, LINK_OWNER)
 
     def _fifo(self, member: tar.Member, parent: int, name: bytes, path: bytes) -> None:
         os.mkfifo(name, member.mode & 0o777 | 0o600, dir_fd=parent)
         self._set_time(member, parent, name)
-        self._refuse_xattrs(member, "owner of a named pipe")
+        self._skipped.attributes_of(member, "owner of a named pipe")
 
     def _device(self, member: tar.Member, parent: int, name: bytes, path: bytes) -> None:
         """Leave nothing in the place of what only root can make, not what was there before."""
@@ -283,11 +297,10 @@ class _Unpacker:
         self._places.clear()
         self._devices[path] = self._whiteouts[path] = None
         self._check_kept()
-        self._skip("device node")
+        self._skipped.note("device node")
 
     def _hard_link(self, member: tar.Member, parent: int, name: bytes, path: bytes) -> None:
-        target = self._tree.resolve_parent(_clean(member.link))
-        tree.refuse_marks(target)
+        target = self._link_target(_clean(member.link))
         mode = self._tree.mode(target)
         if mode is None and target in self._devices:
             self._device(member, parent, name, path)
@@ -303,6 +316,13 @@ class _Unpacker:
             source = self._tree.descriptor(directory)
             tree.link(target_name, source, name, self._tree.descriptor(split(path)[0]))
 
+    def _link_target(self, link: bytes) -> bytes:
+        kept = self._plinks.get(link)
+        if kept is None:
+            kept = self._tree.resolve_parent(link)
+            tree.refuse_marks(kept)
+        return kept
+
     def _set_time(self, member: tar.Member, parent: int, name: bytes) -> None:
         times = (member.mtime_ns, member.mtime_ns)
         os.utime(name, ns=times, dir_fd=parent, follow_symlinks=False)
@@ -315,45 +335,10 @@ class _Unpacker:
                 descriptor = self._tree.descriptor(parent)
                 os.utime(name or b".", ns=times, dir_fd=descriptor, follow_symlinks=False)
 
-    def _set_xattrs(self, member: tar.Member, descriptor: int, mode: int) -> None:
-        """Give a file with `mode` its attributes; one remembers what it has not of the layer."""
-        if mode != member.mode or member.owner != tar.ROOT:
-            value = override.encode(member.owner, member.mode)
-            try:
-                os.setxattr(descriptor, override.ATTRIBUTE, value)
-            except OSError:
-                self._skip("owner or mode")
-        for name, value in member.xattrs:
-            if not name.startswith(b"user.") or name.startswith(_OF_OVERLAYS):
-                self._skip_xattr(name)
-                continue
-            try:
-                os.setxattr(descriptor, name, value)
-            except OSError:
-                # NFS and Lustre have no such attributes, others bound their number and size.
-                self._skip_xattr(name)
-
-    def _refuse_xattrs(self, member: tar.Member, owner: str) -> None:
-        # Linux has user attributes for files and directories only.
-        if member.owner != tar.ROOT:
-            self._skip(owner)
-        for name, _ in member.xattrs:
-            self._skip_xattr(name)
-
-    def _skip_xattr(self, name: bytes) -> None:
-        namespace = name.partition(b".")[0]
-        known = (*_KNOWN_NAMESPACES, b"user")
-        kind = namespace.decode() if namespace in known else "unknown"
-        if name.startswith(_OF_OVERLAYS):
-            kind = "overlay"
-        self._skip(f"{kind} attribute")
-
-    def _skip(self, what: str) -> None:
-        self._skipped[what] = self._skipped.get(what, 0) + 1
-
     def _check_kept(self) -> None:
         last = self._last
-        kept = len(last.directories) + len(last.links) + len(self._whiteouts) + len(self._opaque)
+        marks = len(self._whiteouts) + len(self._opaque) + len(self._plinks)
+        kept = len(last.directories) + len(last.links) + marks
         if kept > self._limits.kept:
             raise UnpackError(
                 f"the layer has more than {self._limits.kept} directories, whiteouts and hard links"
