@@ -81,6 +81,12 @@ def test_of_an_index_the_image_for_one_platform_is_copied(unprivileged, layout, 
     assert done.stdout.endswith(f"{wanted['digest']}\n")
     refused = unprivileged.udocker("copy", "--platform=arm64", many[0], f"{place}/x", check=False)
     assert "it offers" in refused.stderr
+    one = f"{place}/one:1"
+    for words in (["copy", one, f"{place}/x"], ["manifest", "inspect", one]):
+        done = unprivileged.udocker(*words, "--platform=arm64", check=False)
+        assert done.returncode == 1
+        assert "for linux/s390x, not for linux/arm64" in done.stderr
+        unprivileged.udocker(*words, "--platform=linux/s390x")
 
 
 def test_a_copy_within_a_registry_sends_no_blob(unprivileged, docker_registry, many, tmp_path):

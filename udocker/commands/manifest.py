@@ -48,7 +48,7 @@ def inspect(
     Nothing is pulled. Written to a file or a pipe, its sha256sum is the image's digest.
     """
     from udocker.transfer.copying.ends import registry_source
-    from udocker.transfer.resolve import narrow
+    from udocker.transfer.resolve import narrow_strictly
 
     settings = reaching.applied(settings, registry=registry, **how)
     if insecure:
@@ -57,7 +57,7 @@ def inspect(
     descriptor, data = source.document()
     if platform:
         wanted = Platform.parse(platform)
-        descriptor, data = narrow(source, descriptor, data, wanted, strict=True)
+        descriptor, data = narrow_strictly(source, descriptor, data, wanted)
     if verbose:
         console.put(_indented(_described(source, descriptor, data)))
     elif sys.stdout is not None and sys.stdout.isatty():

@@ -64,6 +64,20 @@ def narrow(
     return _Search(source, platform, strict=strict).manifest(descriptor, data)
 
 
+def narrow_strictly(
+    source: Source, descriptor: Descriptor, data: bytes, platform: Platform
+) -> tuple[Descriptor, bytes]:
+    """Return the manifest for exactly `platform`, or what is no image at all.
+
+    Raises ImageNotFound for an image that is in no index and for another platform.
+    """
+    found = narrow(source, descriptor, data, platform, strict=True)
+    its = _platform_of(source, *found)
+    if its and not platform.runs(its, strict=True):
+        raise ImageNotFound(f"{source.name} is an image for {its}, not for {platform}")
+    return found
+
+
 def document(source: Source, entry: Descriptor) -> tuple[Descriptor, bytes]:
     """Return what an index's entry names. Raises InvalidDocument for one of another size."""
     if not entry.digest.is_known:
@@ -120,20 +134,25 @@ class _Search:
         raise none or _nothing_fits(entries, self._platform, self._source.name)
 
     def _suits(self, descriptor: Descriptor, data: bytes) -> bool:
-        """Tell whether an image is for the platform, which its config knows if no index says."""
-        if descriptor.platform is not None:
-            return True
-        try:
-            config = Manifest.from_bytes(data, descriptor.media_type).config
-            if config.size_bytes > MAX_DOCUMENT_BYTES:
-                return False
-            read = b"".join(content(self._source, config))
-            if Digest.of(read, config.digest.algorithm) != config.digest:
-                return False
-            its = ImageConfig.from_bytes(read).platform
-        except InvalidDocument:
-            return False
-        return self._platform.runs(its, strict=self._strict)
+        """Tell whether an image is for the platform."""
+        its = _platform_of(self._source, descriptor, data)
+        return its is not None and self._platform.runs(its, strict=self._strict)
+
+
+def _platform_of(source: Source, descriptor: Descriptor, data: bytes) -> Platform | None:
+    """Return what an image is for, which its config knows if no index says; None: no image."""
+    if descriptor.platform is not None:
+        return descriptor.platform
+    try:
+        config = Manifest.from_bytes(data, descriptor.media_type).config
+        if config.size_bytes > MAX_DOCUMENT_BYTES:
+            return None
+        read = b"".join(content(source, config))
+        if Digest.of(read, config.digest.algorithm) != config.digest:
+            return None
+        return ImageConfig.from_bytes(read).platform
+    except InvalidDocument:
+        return None
 
 
 def choose(

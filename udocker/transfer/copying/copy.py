@@ -10,7 +10,7 @@ from udocker.errors import ImageNotFound, IntegrityError, InvalidDocument
 from udocker.oci import INDEX_TYPES, MANIFEST_TYPES, Descriptor, Digest, Index, Manifest, Platform
 from udocker.registry.faults import BlobMissing
 from udocker.transfer.parallel import threads
-from udocker.transfer.resolve import MAX_NESTING, document, narrow
+from udocker.transfer.resolve import MAX_NESTING, document, narrow, narrow_strictly
 from udocker.transfer.source import content
 from udocker.values import dataclass
 
@@ -91,7 +91,10 @@ def look_over(source: Source, platform: Platform | None, *, strict: bool) -> Sur
     found = source.document()
     named = found[0].digest
     if platform is not None:
-        found = narrow(source, *found, platform, strict=strict)
+        if strict:
+            found = narrow_strictly(source, *found, platform)
+        else:
+            found = narrow(source, *found, platform, strict=False)
     documents: dict[Digest, tuple[Descriptor, bytes]] = {}
     blobs: dict[Digest, Descriptor] = {}
     _read(source, *found, documents, blobs, 0)
