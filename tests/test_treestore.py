@@ -81,6 +81,16 @@ def test_a_tree_is_counted_once_after_a_boot_and_then_safe(store, tmp_path):
     assert store.is_whole(CHAIN)
 
 
+@pytest.mark.parametrize("make", [os.makedirs, os.mkfifo])
+def test_a_record_that_is_no_file_is_none(store, tmp_path, make):
+    store.publish(prepared(tmp_path), CHAIN, public=False)
+    os.unlink(f"{store.records}/{CHAIN.hex}")
+    make(f"{store.records}/{CHAIN.hex}")
+    assert store.extent(CHAIN.hex) is None
+    store.publish(prepared(tmp_path, "again"), CHAIN, public=False)
+    assert store.is_whole(CHAIN)
+
+
 @pytest.mark.parametrize("text", [None, "", "[]", "garbage", '["x", 1]'])
 def test_a_tree_without_a_good_record_is_made_again(store, tmp_path, text):
     store.publish(prepared(tmp_path), CHAIN, public=False)

@@ -13,6 +13,7 @@ import os
 from udocker.errors import DiskFull, StoreError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_FILE = (errno.EISDIR, errno.ENXIO, errno.ELOOP, errno.EACCES, errno.EAGAIN)
 _PAUSE_S = 0.01
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -140,6 +141,12 @@ def read(path: str, limit_bytes: int) -> bytes | None:
 def open_at_once(path: str, flags: int) -> int:
     """Open what should be a file; a named pipe in its place is empty, and keeps nobody waiting."""
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+def is_of_no_file(error: BaseException | None) -> bool:
+    """Tell whether a file cannot be read for it is none: a directory, a socket, a link to itself,
+    or nothing that this user may read. One of them is broken, and need not hide the others."""
+    return isinstance(error, OSError) and error.errno in _NO_FILE
 
 
 def is_alive(pid: int) -> bool:

@@ -8,7 +8,6 @@ rename, and `index.json` can be made again at any time. To find a name is to ope
 
 from __future__ import annotations
 
-import errno
 import os
 
 from udocker import disk, fastjson
@@ -35,9 +34,6 @@ _INDEX_BYTES = 256 << 20
 _NAME_BYTES = 255
 """Source: Linux, NAME_MAX."""
 _ROUNDS = 20
-_NO_FILE = (errno.EISDIR, errno.ENXIO, errno.ELOOP, errno.EACCES, errno.EAGAIN)
-"""One entry that is a directory, a socket, a pipe, a link to itself or not for this user to read
-is broken, and hides no other."""
 
 
 class Listed:
@@ -155,7 +151,7 @@ class NameStore:
         try:
             data = disk.read(self.index, _INDEX_BYTES)
         except StoreError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_FILE:
+            if disk.is_of_no_file(error.__cause__):
                 return [], False
             raise
         if data is None:
@@ -200,7 +196,7 @@ def _content(path: str) -> bytes:
         finally:
             os.close(file)
     except OSError as error:
-        if error.errno not in _NO_FILE:
+        if not disk.is_of_no_file(error):
             raise
         return b""
 

@@ -17,7 +17,7 @@ import os
 import stat
 
 from udocker import disk, fastjson, filesystems, trees
-from udocker.errors import UdockerError, UnpackError
+from udocker.errors import StoreError, UdockerError, UnpackError
 from udocker.images import override
 from udocker.values import dataclass
 
@@ -112,8 +112,7 @@ class TreeStore:
         record, tree = f"{self.records}/{name}", f"{self.directory}/{name}"
         gone = f"{self._partial}/tree.{disk.owner()}.{os.urandom(4).hex()}"
         try:
-            if os.path.lexists(record):
-                os.unlink(record)
+            trees.remove_tree(record)
             os.rename(tree, gone)
         except FileNotFoundError:
             return
@@ -122,7 +121,12 @@ class TreeStore:
         trees.remove_tree(gone)
 
     def _read(self, name: str) -> tuple[str, Extent] | None:
-        data = disk.read(f"{self.records}/{name}", _RECORD_BYTES)
+        try:
+            data = disk.read(f"{self.records}/{name}", _RECORD_BYTES)
+        except StoreError as error:
+            if disk.is_of_no_file(error.__cause__):
+                return None
+            raise
         if not data:
             return None
         try:
