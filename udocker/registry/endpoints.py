@@ -5,6 +5,7 @@ from __future__ import annotations
 from udocker.errors import InvalidReference, RegistryError, UsageError
 from udocker.reference import HUB, Reference, is_registry
 from udocker.registry.configuration import BY_DIGEST, BY_TAG, Mirror, Registries, Rule
+from udocker.registry.route import harmless
 from udocker.values import dataclass, replace
 
 
@@ -86,6 +87,6 @@ def _moved(location: str, rest: str, rule: Rule) -> Reference:
         return Reference.parse(location + rest)
     except InvalidReference as error:
         raise UsageError(
-            f"{rule.origin}: location {location!r} of {rule.prefix}: {error.message}",
+            f"{rule.origin}: location {harmless(location)!r} of {rule.prefix}: {error.message}",
             hint="write host[:port][/path], the host with a dot, a port or as localhost",
         ) from None

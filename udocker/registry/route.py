@@ -37,7 +37,7 @@ def split(url: str) -> SplitResult:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - reading it is what checks it
     except ValueError:
-        raise RegistryError(f"{_harmless(url)!r} is not the address of a server") from None
+        raise RegistryError(f"{harmless(url)!r} is not the address of a server") from None
     return parts
 
 
@@ -46,7 +46,7 @@ def join(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError:
-        raise RegistryError(f"{shown(url)} leads to {_harmless(location)!r}, no address") from None
+        raise RegistryError(f"{shown(url)} leads to {harmless(location)!r}, no address") from None
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
@@ -62,7 +62,7 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{host}{parts.path}"
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
     """Return what may be printed of a text that is no URL, and may yet hold what one can hold."""
     return text.partition("?")[0].rpartition("@")[2][:100]
 

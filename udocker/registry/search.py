@@ -19,6 +19,7 @@ from udocker.registry.client import Client
 from udocker.registry.connection import Trust
 from udocker.registry.faults import printable
 from udocker.registry.pages import pages
+from udocker.registry.route import harmless
 from udocker.registry.transport import Request, Transport
 from udocker.values import dataclass
 
@@ -67,7 +68,8 @@ def search(
             return tuple(found for _, found in zip(range(limit), way(at, term, limit)))
         except _Unknown:
             continue
-    raise RegistryError(f"{index or registry} has no search", hint="look at its web pages")
+    where = harmless(index) or registry
+    raise RegistryError(f"{where} has no search", hint="look at its web pages")
 
 
 def _ways(
@@ -87,7 +89,7 @@ def _site(address: str, settings: Settings) -> Transport:
     scheme, _, host = address.rpartition("://")
     host = host.partition("/")[0]
     return Transport(
-        host,
+        harmless(host),
         settings.environment,
         lambda _: None,
         trust=Trust(settings.insecure, settings.cert_dir),

@@ -13,7 +13,7 @@ from udocker.registry.auth import PULL, Access, Authorizer, parse_challenges
 from udocker.registry.connection import Connection, Trust
 from udocker.registry.faults import NoSuchMethod, Unavailable, Unreachable, denied, refusal
 from udocker.registry.patience import Patience
-from udocker.registry.route import bases, is_loopback, join, origin, shown, split
+from udocker.registry.route import bases, harmless, is_loopback, join, origin, shown, split
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -323,7 +323,7 @@ def _of_file(
     """Return what fetches the file at a web address, and the request for it."""
     parts = split(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RegistryError(f"{url[:100]!r} is not the address of a file on the web")
+        raise RegistryError(f"{harmless(url)!r} is not the address of a file on the web")
     base = f"{parts.scheme}://{parts.netloc}"
     host = parts.netloc.rpartition("@")[2]
     trust = Trust(insecure=insecure)
