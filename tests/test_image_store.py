@@ -186,6 +186,16 @@ def test_an_id_that_several_images_have_is_refused(store):
     assert store.find_id("zzzzzz") is None
 
 
+def test_what_a_killed_trial_of_an_engine_left_is_thrown_away_when_it_is_old(store):
+    left, young = (f"{store.directory}/cache/probe.{name}" for name in ("host-1.ab", "cd"))
+    os.makedirs(f"{left}/rootfs")
+    os.makedirs(young)
+    os.utime(left, (0, 0))
+    assert store.leftovers() == [left]
+    store.throw_away(left)
+    assert os.listdir(f"{store.directory}/cache") == ["probe.cd"]
+
+
 def test_what_a_dead_process_prepared_is_thrown_away(store):
     left = f"{store.partial}/tree.{os.uname().nodename}-999999999.ab"
     os.makedirs(f"{left}/x")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PUBLIC = "public"
 """A file of that name says that the store is for others to read, too."""
-_OLD_LOCK_S = 3600
+_OLD_S = 3600
 _INDEX_S = 5
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _REPLACED = "replaced"
@@ -244,7 +244,7 @@ class ImageStore:
         just now."""
         for name in disk.names_in(self.locks):
             path = f"{self.locks}/{name}"
-            if name.startswith(("blob-", "tree-")) and age_s(path) > _OLD_LOCK_S:
+            if name.startswith(("blob-", "tree-")) and age_s(path) > _OLD_S:
                 lock = disk.Lock(path)
                 if lock.acquire(wait=False):
                     lock.discard()
@@ -253,7 +253,10 @@ class ImageStore:
 
     def leftovers(self) -> list[str]:
         """Return the paths of all that dead processes left on its way, to be continued or not."""
-        return [*self._abandoned(), *self.blobs.leftovers(resumable=True)]
+        trials = f"{self.directory}/cache"
+        old = [f"{trials}/{name}" for name in disk.names_in(trials) if name.startswith("probe.")]
+        tried = [path for path in old if age_s(path) > _OLD_S]
+        return [*self._abandoned(), *tried, *self.blobs.leftovers(resumable=True)]
 
     def _abandoned(self) -> Iterator[str]:
         for name in disk.names_in(self.partial):
