@@ -93,7 +93,7 @@ class Client:
         """
         request = Request("GET", "/v2/", "", self.registry, accepted=(200, 404))
         answer = self.transport.fetch(request, MAX_DOCUMENT_BYTES)
-        if answer.status == 404 or documents.is_web_page(answer.headers):
+        if answer.status == 404 or documents.is_web_page(answer.headers, answer.body):
             raise RegistryError(f"{self.registry} is no registry: it has no /v2/ for programs")
         return self.transport.was_asked
 

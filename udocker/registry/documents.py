@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ACCEPT = ", ".join((*oci.INDEX_TYPES, *oci.MANIFEST_TYPES))
 MAX_TAGS = 1 << 18
 
+_BEFORE_TEXT = b"\xef\xbb\xbf \t\r\n"
 _KNOWN_TYPES = (*oci.INDEX_TYPES, *oci.MANIFEST_TYPES, *oci.DOCKER_SCHEMA1)
 
 
@@ -75,7 +76,8 @@ def tags(transport: Transport, ref: Reference) -> list[str]:
     what = f"{ref.name}: the registry's list of tags"
     found: list[str] = []
     for answer in pages(ask, f"/v2/{ref.repository}/tags/list", what):
-        _refuse_web_page(answer.headers, f"{ref.name}: a web page came in place of a list of tags")
+        problem = f"{ref.name}: a web page came in place of a list of tags"
+        _refuse_web_page(answer.headers, answer.body, problem)
         found += _tags_of_page(answer.body, ref)
         if len(found) > MAX_TAGS:
             raise RegistryError(f"{what} does not end")
@@ -111,7 +113,7 @@ def _media_type(headers: Mapping[str, str], body: bytes, ref: Reference, *, pinn
     Conflicts".
     """
     sent = _sent_type(headers)
-    _refuse_web_page(headers, f"{ref}: a web page came in place of a manifest")
+    _refuse_web_page(headers, body, f"{ref}: a web page came in place of a manifest")
     own, looks, version = _own_type(body, ref)
     if own in oci.DOCKER_SCHEMA1 or version == 1:
         raise _too_old(ref)
@@ -127,13 +129,16 @@ def _sent_type(headers: Mapping[str, str]) -> str:
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
-def is_web_page(headers: Mapping[str, str]) -> bool:
-    """Tell whether an answer is for people: from a server that is no registry."""
-    return _sent_type(headers) == "text/html"
+def is_web_page(headers: Mapping[str, str], body: bytes) -> bool:
+    """Tell whether an answer is for people: from a server that is no registry.
+
+    Its type alone does not tell: quay.io calls `true` text/html, too, in answer to /v2/.
+    """
+    return _sent_type(headers) == "text/html" and body.lstrip(_BEFORE_TEXT).startswith(b"<")
 
 
-def _refuse_web_page(headers: Mapping[str, str], problem: str) -> None:
-    if is_web_page(headers):
+def _refuse_web_page(headers: Mapping[str, str], body: bytes, problem: str) -> None:
+    if is_web_page(headers, body):
         hint = "there is no registry at that address, or the network wants a login first"
         raise InvalidDocument(problem, hint=hint)
 
