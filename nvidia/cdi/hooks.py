@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _PROGRAMS = ("nvidia-cdi-hook", "nvidia-ctk")
 _MAX_LINKS = 40
 _GPU_NODE = "/dev/nvidia"
+_MADE_WITH = "755"
+"""Mode of directories that are made in a container."""
 
 
 class Call:
@@ -268,8 +270,12 @@ def _apply_cuda_memory_limits(made: _Made, _: Call) -> None:
 
 
 def _chmod(made: _Made, call: Call) -> None:
-    """A user may not change the mode of the host's nodes; what counts is whether they open."""
-    if call.values("path"):
+    """A user may not change the mode of the host's nodes; what counts is whether they open.
+
+    Directories that are made for nodes have the mode that NVIDIA's specifications ask for.
+    """
+    modes = {mode.lstrip("0") for mode in call.values("mode")}
+    if call.values("path") and modes != {_MADE_WITH}:
         made.notes.append("cdi: modes of directories stay as they are: chmod needs root")
 
 

@@ -260,9 +260,10 @@ def test_a_link_to_a_node_is_the_node_under_another_name(apply):
     )
 
 
-def test_chmod_is_told_to_need_root(apply):
-    value = cdispecs.minimal(hooks=[hook("chmod", "--mode", "755", "--path", "/dev/dri")])
-    assert "chmod needs root" in apply(value).notes[0]
+@pytest.mark.parametrize(("mode", "told"), [("755", False), ("0755", False), ("777", True)])
+def test_a_mode_that_is_not_so_already_is_told_to_need_root(apply, mode, told):
+    value = cdispecs.minimal(hooks=[hook("chmod", "--mode", mode, "--path", "/dev/dri")])
+    assert [("chmod needs root" in note) for note in apply(value).notes] == [True] * told
 
 
 def test_links_with_sonames_alone_leave_the_cache_as_it_is(apply, machine, image):
