@@ -7,6 +7,7 @@ import os
 from udocker import disk
 from udocker.containers.spec import Launch
 from udocker.errors import StartError
+from udocker.host import ldcache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,13 +33,15 @@ def environment(spec: RuntimeSpec) -> tuple[tuple[str, str], ...]:
 
 
 def prepare_process(launch: Launch) -> None:
-    """Write the files of a launch and give this process its limits. Raises StartError."""
+    """Write files and copies of a launch and give this process its limits. Raises StartError."""
     for path in launch.directories:
         _make_directory(path)
     for path, text in launch.files:
         disk.make_directory(os.path.dirname(path))
         data = text.encode("utf-8", "surrogateescape")
         disk.write_whole(path, data, sync=False)
+    for source, path in launch.copies:
+        disk.write_whole(path, disk.read(source, ldcache.MAX_BYTES) or b"", sync=False)
     for limit in launch.limits:
         _set_limit(limit)
     if launch.umask is not None:

@@ -20,6 +20,7 @@ from udocker.engines.first.listener import Listener
 from udocker.engines.places import Places
 from udocker.engines.userns import SCRIPT
 from udocker.errors import StartError, UdockerError
+from udocker.host import ldcache, ldconf
 from udocker.host.root import Root
 from udocker.values import replace
 
@@ -27,6 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    _Pairs = tuple[tuple[str, str], ...]
     from udocker.containers.container import Container
     from udocker.containers.spec import Launch, Rootfs, RuntimeSpec
     from udocker.engines.programs import Installed
@@ -117,14 +119,16 @@ class ProotEngine(ExternalEngine):
     def plan(self, spec: RuntimeSpec, lock: int | None = None) -> Launch:
         """Return the command that runs `spec`. Raises StartError for what PRoot cannot do."""
         _refuse_impossible(spec)
-        places, files = _laid_out(spec)
+        places, files, copies = _laid_out(spec)
         directories, empty = _to_make(spec, places)
         files += tuple((path, "") for path in empty)
+        files += _search_lists(spec, places) if copies else ()
         launch = launching.launch(spec, self._words(spec, places), files)
         return replace(
             launch,
             env=self._environment(dict(launch.env), spec.scratch),
             directories=(spec.scratch, *directories),
+            copies=copies,
         )
 
     def start(self, launch: Launch) -> NoReturn:
@@ -189,23 +193,52 @@ class ProotEngine(ExternalEngine):
         return proottrial.attempt(self._cache, words, dict(self._environment({}, self._cache)))
 
 
-def _laid_out(spec: RuntimeSpec) -> tuple[Places, tuple[tuple[str, str], ...]]:
-    """Return what shows where in the container, and the texts to write for that."""
-    files = []
+def _laid_out(spec: RuntimeSpec) -> tuple[Places, _Pairs, _Pairs]:
+    """Return what shows where in the container, and the texts and copies to write for that."""
+    files, copies = [], []
     binds = [Bind(path, path) for path in SYSTEM] if spec.system_directories else []
     for number, file in enumerate(spec.files):
         files.append((f"{spec.scratch}/text{number}", file.text))
         binds.append(Bind(f"{spec.scratch}/text{number}", file.destination))
     for number, bind in enumerate(spec.edits.binds):
-        text = _writable_text(bind)
-        if text is not None:
-            files.append((f"{spec.scratch}/copy{number}", text))
-            bind = Bind(f"{spec.scratch}/copy{number}", bind.destination)
+        copy = f"{spec.scratch}/copy{number}"
+        is_cache = bind.destination == ldcache.PATH  # which the container's ldconfig replaces
+        text = None if is_cache else _writable_text(bind)
+        if is_cache:
+            copies.append((bind.source, copy))
+        elif text is not None:
+            files.append((copy, text))
+        if is_cache or text is not None:
+            bind = Bind(copy, bind.destination)
         binds.append(bind)
     places = Places(spec.rootfs.tree)
     places.bind((*binds, *spec.edits.device_nodes))
     places.link(spec.edits.symlinks)
-    return places, tuple(files)
+    return places, tuple(files), tuple(copies)
+
+
+def _search_lists(spec: RuntimeSpec, places: Places) -> _Pairs:
+    """Return files by which the container's own ldconfig lists injected libraries as they are now.
+
+    They stay in the container, and mean nothing where these directories are not there.
+    """
+    place = places.follow(ldconf.DIRECTORY)
+    directory = places.host(place)
+    own = spec.rootfs.flat and directory == spec.rootfs.tree.rstrip("/") + place
+    if not own or not os.access(directory, os.W_OK) or not os.path.isdir(directory):
+        return ()
+    lists = {"00": spec.edits.library_dirs, "zz": spec.edits.fallback_library_dirs}
+    texts = {
+        f"{directory}/{order}-udocker.conf": "".join(f"{path}\n" for path in named)
+        for order, named in lists.items()
+        if named
+    }
+    return tuple((path, text) for path, text in texts.items() if not _says(path, text))
+
+
+def _says(path: str, text: str) -> bool:
+    """Tell whether a file has that text: to write it once more would look like a change."""
+    return disk.read(path, _TEXT_BYTES) == os.fsencode(text)
 
 
 def _writable_text(bind: Bind) -> str | None:

@@ -96,11 +96,11 @@ def _changed(path: str) -> float:
         return 0  # another one removes it
 
 
-def save(directory: str, name: str, data: bytes) -> str:
+def save(directory: str, name: str, data: bytes, *, mode: int = 0o644) -> str:
     """Keep `data` under `name` and return its host path; it appears whole or not at all.
 
     Raises StoreError. Others may do the same at the same time: the name says the content.
     """
     path = os.path.join(disk.make_directory(directory), name)
-    disk.write_whole(path, data)
+    disk.write_whole(path, data, mode=mode)
     return path

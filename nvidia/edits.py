@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from udocker.containers.spec import Bind, ContainerEdits
 from udocker.errors import GpuError
-from udocker.nvidia import driver, manifests, placement, wishes
+from udocker.nvidia import driver, ldconfig, manifests, placement, wishes
 from udocker.nvidia.devices import procfiles, selection
 from udocker.nvidia.devices.gpus import find_gpus
 from udocker.nvidia.devices.nodes import find_nodes, make_missing
@@ -97,6 +97,8 @@ def _plan(
         notes += _switch_notes(host, gpus)
     notes += _unmet(request, found, gpus, placed)
     shadows = placed.shadow_binds + procfiles.parameters(host, cache_directory)
+    if placed.cache_file:
+        shadows += ldconfig.binds(image, cache_directory)
     return GpuPlan(edits, notes, gpus, shadows)
 
 

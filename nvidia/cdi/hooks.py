@@ -12,6 +12,7 @@ import os
 from udocker.containers.spec import Bind, ContainerEdits, DeviceNode, Symlink
 from udocker.errors import StartError
 from udocker.host import ldcache
+from udocker.nvidia import ldconfig
 from udocker.nvidia.cdi import driverfiles, loading
 from udocker.nvidia.cdi.surroundings import Result, Surroundings
 
@@ -115,6 +116,7 @@ class _Made:
         newer = self._newer_libraries()
         if folders or newer:
             binds += (loading.cache_bind(self.around, folders, found, links, newer),)
+            binds += ldconfig.binds(self.around.image, self.around.cache_directory)
         edits = ContainerEdits(
             device_nodes=tuple(filter(None, map(self._node, self.links))),
             binds=binds,

@@ -57,6 +57,9 @@ found["baked"] = elsewhere(
 found["cuInit"] = elsewhere("print(ctypes.CDLL('libcuda.so.1').cuInit(0))")
 found["find_library"] = ctypes.util.find_library("cuda")
 found.update(visible=visible, version=pynvml.nvmlSystemGetDriverVersion())
+# as the installation of a package with a library does
+found["ldconfig"] = subprocess.run(["ldconfig"], stdout=subprocess.DEVNULL).returncode
+found["afterwards"] = elsewhere("print(opened('libcuda.so.1'))")
 print(json.dumps(found))
 """
 pytestmark = [pytest.mark.slow, pytest.mark.root]
@@ -161,6 +164,8 @@ def test_the_driver_is_the_hosts_however_a_program_opens_it(node, user, images, 
         assert found["app"] == "/opt/app/lib/libcuda.so.1"
         # where binds are cheap they hide the image's old driver also from who names its directory
         assert found["baked"] == str(mode != "P1")
+        assert found["afterwards"] == f"{PLACE}/libcuda.so.1"
+    assert found["ldconfig"] == 0 or mode == "F1"  # there it would write the host's cache
     assert found["cuInit"] == "0"
     assert found["visible"] == [uuid(2), uuid(0)]
     assert found["version"] == drivertree.VERSION

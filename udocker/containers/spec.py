@@ -220,6 +220,8 @@ class Launch:
     cpus: tuple[int, ...] = ()
     directories: tuple[str, ...] = ()
     """Host paths of directories that must be there when the command begins."""
+    copies: tuple[tuple[str, str], ...] = ()
+    """Host paths of files, and of the copies of them that must be there then: all their own."""
     links: tuple[tuple[str, str], ...] = ()
     """Host paths and targets of symbolic links that must be there when the command begins."""
     cwd: str = ""
@@ -231,6 +233,7 @@ class Launch:
     def __str__(self) -> str:
         lines = [f"mkdir -p {quoted(path)}" for path in self.directories]
         lines += [_written(path, text) for path, text in self.files]
+        lines += [f"cp {quoted(source)} {quoted(path)}" for source, path in self.copies]
         for path, target in self.links:  # none is made inside of a directory that stands there
             place = quoted(path)
             lines.append(f"mkdir -p {quoted(os.path.dirname(path))}; rmdir {place} 2>/dev/null")
