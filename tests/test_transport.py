@@ -52,7 +52,7 @@ def test_attempts_end_with_the_servers_own_words():
         assert len(server.asked) == QUICK.attempts
 
 
-def test_a_connection_that_is_cut_or_silent_is_tried_again():
+def test_a_connection_that_is_cut_or_silent_is_tried_again(capsys):
     long = b"x" * 100_000
     replies = [
         Reply(body=long, cut_after=5),
@@ -61,6 +61,7 @@ def test_a_connection_that_is_cut_or_silent_is_tried_again():
     ]
     with Server(in_turn(*replies)) as server:
         assert body(transport(server.host)) == long
+    assert "it takes too long; trying again" in capsys.readouterr().err  # as if nothing went on
 
 
 class Trickle(Server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import time
 
 from udocker import console
@@ -34,7 +35,7 @@ class Patience:
     """A connection that brings less than this over a window of waiting is given up: dead, not
     slow."""
     told_from_s: float = 5.0
-    """Waits as long as this are told, with their reason."""
+    """Waits as long as this are told, with their reason; and every silence of a server."""
 
     def wait(self, failures: int, error: Unavailable) -> None:
         """Sleep before the next attempt, after `failures` (1 or more) in a row."""
@@ -43,7 +44,8 @@ class Patience:
         delay_s *= random.uniform(0.5, 1)
         if error.retry_after_s is not None:
             delay_s += min(error.retry_after_s, self.longest_retry_after_s)
-        if delay_s >= self.told_from_s or failures >= _TOLD_FAILURES:
+        was_silent = isinstance(error.__cause__, socket.timeout)
+        if was_silent or delay_s >= self.told_from_s or failures >= _TOLD_FAILURES:
             console.warn(f"{error.message}; trying again in {delay_s:.0f} s")
         time.sleep(delay_s)
 
