@@ -114,6 +114,37 @@ run run "$2" /none; echo "full $?"
 """
 
 
+NO_FILES = """
+mount -t tmpfs -o size=8m,nr_inodes=400 t "$1" || exit 9
+export UDOCKER_DIR="$1/store"
+py=$3
+run() { "$py" -m udocker --allow-root "$@"; }
+fill() {
+    mkdir -p "$1/fill"
+    seq $(($(stat -f -c %d "$1") - $2)) | (cd "$1/fill"; xargs -I N touch N.$2)
+}
+{ run pull -q "$2"; run create --name=c "$2"; run create --name=never-ran "$2"; } >/dev/null
+fill "$1" 2
+run clone --name=d c; echo "clone $?"
+run ps -aq | wc -l
+fill "$1" 0
+run rm never-ran; echo "rm $?"
+"""
+
+
+def test_where_no_file_can_be_made_a_clone_leaves_none_and_containers_are_removed(
+    unprivileged, registry
+):
+    needs("unshare")
+    place = f"{unprivileged.home}/small"
+    os.mkdir(place)
+    unprivileged.own(place)
+    words = ["sh", "-c", NO_FILES, "sh", place, f"{registry}/img:empty", unprivileged.python]
+    done = unprivileged.run(["unshare", "-Urm", *words])
+    assert done.stdout.splitlines() == ["clone 1", "2", "never-ran", "rm 0"], done.stderr
+    assert "room for 0 files" in done.stderr
+
+
 def test_a_container_that_cannot_be_written_to_says_where_its_files_lie(unprivileged, registry):
     needs("unshare")
     place = f"{unprivileged.home}/small"

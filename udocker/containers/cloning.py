@@ -49,8 +49,13 @@ def clone(store: ContainerStore, container: Container, name: str | None = None) 
         if isinstance(error, OSError):
             raise disk.store_error(error, made.directory) from error
         raise
-    if name is not None:
-        _name(store, made, name)
+    try:
+        if name is not None:
+            store.add_name(made, name)
+    except BaseException:  # somebody else took it meanwhile, or the disk is full
+        disk.rename(made.directory, draft)
+        trees.remove_tree(draft)
+        raise
     return made
 
 
@@ -68,14 +73,6 @@ def _fill(container: Container, made: Container, draft: str) -> None:
         choices.save(replace(made, directory=draft), chosen)
     record = made.to_json().encode()
     disk.write_whole(f"{draft}/container.json", record, mode=0o600)
-
-
-def _name(store: ContainerStore, made: Container, name: str) -> None:
-    try:
-        store.add_name(made, name)
-    except BaseException:  # somebody else took it meanwhile
-        store.remove(made)
-        raise
 
 
 def _remove_leftovers(store: ContainerStore) -> None:

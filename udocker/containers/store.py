@@ -7,7 +7,7 @@ import time
 
 from udocker import disk, trees
 from udocker.containers.container import Container
-from udocker.errors import ContainerNotFound, StoreError, UsageError
+from udocker.errors import ContainerNotFound, DiskFull, StoreError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -266,7 +266,13 @@ class ContainerStore:
         """
         if not self.is_there(container):
             raise ContainerNotFound(f"container {container.id[:12]} has been removed")
-        return disk.Lock(f"{container.directory}/lock", asks=asks)
+        try:
+            return disk.Lock(f"{container.directory}/lock", asks=asks)
+        except DiskFull:
+            if not asks:
+                raise
+            # It was never made and cannot be: no run holds it, and removing makes room.
+            return disk.Lock(f"{container.directory}/container.json", asks=True)
 
     def is_there(self, container: Container) -> bool:
         """Tell whether nobody has removed the container; to be asked with its lock held."""
