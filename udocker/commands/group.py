@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import keyword
 from importlib import import_module
 
 import click
 
 from udocker import __version__, console, settings
-from udocker.commands import runoptions, words
+from udocker.commands import words
 from udocker.errors import UdockerError
 
 TYPE_CHECKING = False
@@ -41,6 +40,8 @@ class LazyGroup(click.Group):
             return None
         module = import_module(f"{self.package}.{name}{'_' * keyword.iskeyword(name)}")
         if hasattr(module, "main"):
+            from udocker.commands import runoptions
+
             own = getattr(module, "OPTIONS", None)
             groups = runoptions.GROUPS if own is None else (("Options", own),)
             arguments = getattr(module, "ARGUMENTS", _ARGUMENTS)
@@ -57,6 +58,8 @@ class LazyGroup(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command; say which one was perhaps meant."""
         if args and args[0] not in self.known:
+            import difflib
+
             near = difflib.get_close_matches(args[0], self.known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
