@@ -253,7 +253,7 @@ def test_what_udocker_cannot_check_is_refused(case):
     case.sign()
     gpg = {"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k.gpg"}
     case.policy(gpg)
-    case.refused("GPG")
+    case.refused("GPG", f"skopeo copy docker://{case.name} ")
     case.policy(case.signed(rekorPublicKeyPath="/rekor.pub"))
     case.refused("entry of a log")
     fulcio = {"caPath": "/ca", "oidcIssuer": "https://i", "subjectEmail": "a@b"}

@@ -8,6 +8,7 @@ from udocker.trust import keys
 from udocker.trust import policy as policies
 from udocker.trust.attached import Attached
 from udocker.trust.kept import KeptSignatures
+from udocker.trust.place import DOCKER
 from udocker.trust.policy import AcceptAnything, Reject, SigstoreSigned
 from udocker.trust.verdict import Verdict
 
@@ -101,7 +102,7 @@ class Admission:
             if isinstance(requirement, Reject):
                 raise self._refused(name, "it rejects it")
             if not isinstance(requirement, (AcceptAnything, SigstoreSigned)):
-                raise self._refused(name, requirement.reason)
+                raise self._refused(name, requirement.reason, self._elsewhere(name))
         attached = None
         if self._client is not None and place.reference is not None:
             attached = Attached(self._client, place.reference)
@@ -109,6 +110,12 @@ class Admission:
         for requirement in requirements:
             if isinstance(requirement, SigstoreSigned):
                 self._check_signed(name, requirement, evidence)
+
+    def _elsewhere(self, name: str) -> str | None:
+        """Return who can check what is not checked here."""
+        if self._place.transport != DOCKER:
+            return None
+        return f"skopeo copy docker://{name} oci-archive:FILE checks it; udocker load -i FILE"
 
     def _check_signed(self, name: str, requirement: SigstoreSigned, evidence: Evidence) -> None:
         trusted = [keys.load_file(path) for path in requirement.key_paths]
