@@ -56,3 +56,11 @@ def test_broken_text_is_a_value_error_also_where_json_was_never_imported(text):
     program += "try: fastjson.loads(sys.argv[1])\nexcept ValueError: print('ValueError')"
     done = subprocess.run([sys.executable, "-Sc", program, text], capture_output=True, check=True)
     assert done.stdout.split() == [b"False", b"ValueError"]
+
+
+def test_a_document_from_outside_has_values_in_number():
+    most = b"[" + b"[]," * (fastjson.MAX_VALUES // 2 - 1) + b"1]"
+    assert len(fastjson.from_outside(most)) == fastjson.MAX_VALUES // 2
+    for one in (b"[],", b"{},", b"7,", b'"",'):
+        with pytest.raises(ValueError, match="values"):
+            fastjson.from_outside(b"[" + one * fastjson.MAX_VALUES + b"1]")

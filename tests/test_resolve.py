@@ -50,6 +50,13 @@ def test_what_is_offered_is_said_when_nothing_fits():
         choose([entry("windows/amd64"), entry("arm64")], Platform.parse("amd64"), "x")
 
 
+def test_a_message_does_not_list_thousands_of_platforms():
+    entries = [entry(f"linux/x{number:05}") for number in range(3000)]
+    with pytest.raises(ImageNotFound, match="linux/x00029 and 2970 more") as caught:
+        choose(entries, Platform.parse("amd64"), "x")
+    assert "x00030" not in caught.value.message
+
+
 # Indexes in indexes
 
 

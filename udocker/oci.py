@@ -347,7 +347,7 @@ def _document(data: bytes, what: str) -> dict[str, Any]:
     if len(data) > MAX_DOCUMENT_BYTES:
         raise InvalidDocument(f"{what} has {len(data)} bytes, more than {MAX_DOCUMENT_BYTES}")
     try:
-        value = fastjson.loads(data)
+        value = fastjson.from_outside(data)
     except ValueError as error:
         raise InvalidDocument(f"{what} is not JSON: {error}") from error
     members: dict[str, Any] = _typed(value, dict, what)

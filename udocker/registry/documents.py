@@ -156,7 +156,7 @@ def _own_type(body: bytes, ref: Reference) -> tuple[str, str, object]:
     Before image-spec 1.1 OCI's need not have said what they are, and a file server cannot.
     """
     try:
-        members = fastjson.loads(body)
+        members = fastjson.from_outside(body)
     except ValueError as error:
         raise InvalidDocument(f"{ref}: the manifest is not JSON: {error}") from error
     if not isinstance(members, dict):
@@ -171,7 +171,7 @@ def _own_type(body: bytes, ref: Reference) -> tuple[str, str, object]:
 
 def _tags_of_page(body: bytes, ref: Reference) -> list[str]:
     try:
-        members = fastjson.loads(body)
+        members = fastjson.from_outside(body)
     except ValueError:
         members = None
     tags = (members.get("tags") or []) if isinstance(members, dict) else None

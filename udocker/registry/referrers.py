@@ -72,7 +72,7 @@ def _under_tag(transport: Transport, ref: Reference, digest: Digest) -> tuple[Re
 
 def _entries(body: bytes, ref: Reference) -> list[Referrer]:
     try:
-        entries = fastjson.loads(body)["manifests"]
+        entries = fastjson.from_outside(body)["manifests"]
         return [
             Referrer(Descriptor.from_json(entry), _word(entry.get("artifactType")))
             for entry in entries

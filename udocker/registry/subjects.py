@@ -23,7 +23,7 @@ def subject_of(data: bytes) -> Descriptor | None:
     Raises InvalidDocument.
     """
     try:
-        members = fastjson.loads(data)
+        members = fastjson.from_outside(data)
     except ValueError as error:
         raise InvalidDocument(f"the manifest is not JSON: {error}") from error
     value = members.get("subject") if isinstance(members, dict) else None
@@ -41,7 +41,7 @@ def with_entry(listed: bytes | None, manifest: Descriptor, data: bytes) -> bytes
     Raises RegistryError for what is no list, or one that is full.
     """
     try:
-        index: dict[str, Any] = fastjson.loads(listed) if listed else _empty()
+        index: dict[str, Any] = fastjson.from_outside(listed) if listed else _empty()
         digests = [entry["digest"] for entry in index["manifests"]]
     except (ValueError, KeyError, TypeError) as error:
         raise RegistryError("the list of what refers to an image is broken there") from error

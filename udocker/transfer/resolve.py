@@ -29,6 +29,8 @@ MAX_NESTING = 4
 """Indexes in indexes that are followed."""
 MAX_INDEXES = 64
 """Indexes that are read in search of one image."""
+_SHOWN = 30
+"""Platforms that a message lists."""
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 """Annotation of BuildKit: the entry says something about another one."""
 
@@ -215,8 +217,9 @@ def _nothing_fits(entries: Iterable[Descriptor], platform: Platform, name: str) 
     listed = tuple(entries)
     offered = sorted({str(entry.platform) for entry in listed if _is_image(entry)})
     if offered:
+        more = f" and {len(offered) - _SHOWN} more" if len(offered) > _SHOWN else ""
         return ImageNotFound(
-            f"{name} has no image for {platform}; it offers {', '.join(offered)}",
+            f"{name} has no image for {platform}; it offers {', '.join(offered[:_SHOWN])}{more}",
             hint="--platform OS/ARCH takes another one",
         )
     kinds = sorted({entry.artifact_type or entry.media_type for entry in listed})

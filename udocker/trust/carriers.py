@@ -64,7 +64,7 @@ class Carriers:
 
     def _layers(self, manifest: bytes) -> list[Descriptor]:
         try:
-            entries = fastjson.loads(manifest)["layers"]
+            entries = fastjson.from_outside(manifest)["layers"]
             if not isinstance(entries, list):
                 raise TypeError("not a list")
             # one that is beyond the bound is read only to notice that there are more

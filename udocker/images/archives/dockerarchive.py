@@ -115,7 +115,7 @@ def _texts(name: str, members: dict[str, Any], key: str) -> tuple[str, ...]:
 
 def _json(name: str, path: str, data: bytes) -> Any:
     try:
-        return fastjson.loads(data)
+        return fastjson.from_outside(data)
     except ValueError as error:
         raise InvalidDocument(f"{name}: {path} is not JSON: {error}") from error
 

@@ -70,9 +70,9 @@ def _of_layout(
     chosen: dict[Digest, Descriptor] = {}
     images, beside = _sorted(files, entries, is_all=not saved)
     for name, alike in _by_name(images).items():
-        entry = alike[0] if len(alike) == 1 else choose(alike, platform, name or files.name)
+        entry = alike[0] if len(alike) == 1 else choose(alike, platform, str(name) or files.name)
         chosen.setdefault(entry.digest, entry)
-        names_of.setdefault(entry.digest, []).extend([name] if name else [])
+        names_of.setdefault(entry.digest, []).extend([name] if isinstance(name, str) else [])
     found = []
     for entry in chosen.values():
         source = LayoutSource(files, entry)
@@ -135,18 +135,18 @@ def _is_artifact(data: bytes, media_type: str) -> bool:
     else:
         return True
     try:
-        members = fastjson.loads(data)
+        members = fastjson.from_outside(data)
     except ValueError:
         return False
     return isinstance(members, dict) and ("subject" in members or "artifactType" in members)
 
 
-def _by_name(images: Iterable[Descriptor]) -> dict[str, list[Descriptor]]:
+def _by_name(images: Iterable[Descriptor]) -> dict[str | int, list[Descriptor]]:
     """Return entries by their names, those together that are one image for several platforms.
 
-    Entries without a name are different images unless each is for a platform.
+    Entries without a name are different images, and have numbers, unless each is for a platform.
     """
-    groups: dict[str, list[Descriptor]] = {}
+    groups: dict[str | int, list[Descriptor]] = {}
     nameless = 0
     for entry in images:
         name = name_of(entry)
@@ -155,7 +155,7 @@ def _by_name(images: Iterable[Descriptor]) -> dict[str, list[Descriptor]]:
     if not nameless:
         return groups
     without = groups.pop("")
-    return {**groups, **{" " * number: [entry] for number, entry in enumerate(without, 1)}}
+    return {**groups, **{number: [entry] for number, entry in enumerate(without)}}
 
 
 def _given(source: LayoutSource, names: list[str], saved: list[Saved], platform: Platform) -> Given:

@@ -109,7 +109,7 @@ class PlainSource(LayoutSource):
 def _media_type(data: bytes) -> str:
     """Return what kind of document `data` is: what it says, or what it looks like."""
     try:
-        members = fastjson.loads(data)
+        members = fastjson.from_outside(data)
         stated = members.get("mediaType")
     except (ValueError, AttributeError):
         return OCI_MANIFEST  # whose reader says what is wrong
