@@ -388,6 +388,9 @@ def test_layer_beyond_its_limits_is_refused(place):
         members = [tarballs.sealed(member) for member in several]
         with pytest.raises(UnpackError, match="more than 5 directories, whiteouts"):
             unpack(place, *members, kept=5)
+    paths = [folder(f"{'d' * 100}{n}") for n in range(9)]
+    with pytest.raises(UnpackError, match="or their paths more than"):
+        unpack(place, *paths, kept_bytes=500)
     with pytest.raises(UnpackError, match="more than 5000 bytes"):
         unpack(place, file("f", bytes(6000)), size_bytes=5000)
 

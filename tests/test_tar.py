@@ -405,6 +405,10 @@ BEYOND = {
     "entries": (file("f") * 11, "more than 10 entries"),
     "extensions": (extended({b"path": b"f"}) * 11, "more than 10 entries"),
     "extension": (extended({b"path": b"x" * 5000}), "extended header has"),
+    "extensions of one member": (
+        b"".join(extended({b"path": b"x" * 500}) for _ in range(9)) + file("f"),
+        "extended header has",
+    ),
     "extension of no data": (header(b"x", b"x", 2**60), "extended header has"),
     "long name of no data": (header(b"x", b"L", 2**60), "extended header has"),
     "bytes": (file("f", bytes(70000)), "more than 65536 bytes"),

@@ -39,7 +39,7 @@ class Limits:
     size_bytes: int = 1 << 40
     """The uncompressed stream, and a single file with its holes."""
     header_bytes: int = 1 << 20
-    """One extended header (names, attributes, the map of a sparse file)."""
+    """The extended headers of one member (names, attributes, the map of a sparse file)."""
     path_bytes: int = 4096
     """One path, as long as Linux takes (PATH_MAX)."""
     depth: int = 256
@@ -47,6 +47,8 @@ class Limits:
     kept: int = 500_000
     """Directories, whiteouts and hard links to layers below: each takes 200 bytes of memory until
     the layers are merged."""
+    kept_bytes: int = 48 << 20
+    """The paths of these: 100 bytes each of half a million."""
 
 
 class Member:
@@ -97,6 +99,7 @@ class Reader:
         self._chunk = b""
         self._position = 0
         self._bytes_left = limits.size_bytes
+        self._extended_bytes = 0
         self._body = 0
         self._padding = 0
         self._path = b""
@@ -117,6 +120,7 @@ class Reader:
                 continue
             yield self._member(kind, block, {**lasting, **attributes})
             attributes.clear()
+            self._extended_bytes = 0
             self._finish_body()
 
     def copy(self, descriptor: int, size: int) -> None:
@@ -147,8 +151,9 @@ class Reader:
         return block
 
     def _extension(self, kind: int, size: int) -> dict[bytes, bytes]:
-        if size > self._limits.header_bytes:
-            raise UnpackError(f"an extended header has {size} bytes")
+        self._extended_bytes += size
+        if self._extended_bytes > self._limits.header_bytes:
+            raise UnpackError(f"an extended header has {self._extended_bytes} bytes")
         data = self._whole(size)
         self._skip(-size % 512)
         if kind == 76:

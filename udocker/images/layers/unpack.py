@@ -97,6 +97,7 @@ class _Unpacker:
         self._skipped = LeftOut()
         self._entries = 0
         self._size_bytes = 0
+        self._kept_bytes = 0
         # Where the directories of paths are, by their names in the archive: nine of ten members
         # stand in the same directory as one before them.
         self._places: dict[bytes, bytes] = {}
@@ -178,7 +179,7 @@ class _Unpacker:
             self._clear(path)
             self._tree.make_directory(path, _IMPLICIT_MODE)
         self._last.directories[path] = None
-        self._check_kept()
+        self._check_kept(path)
 
     def _clear(self, path: bytes) -> None:
         """Take away what is at `path`."""
@@ -199,7 +200,7 @@ class _Unpacker:
         name = b"plink%d" % self._entries  # a path may come again
         kept = self._plinks[path] = join(ASIDE, name)
         self._file(member, self._tree.descriptor(ASIDE), name, kept)
-        self._check_kept()
+        self._check_kept(path)
 
     def _make_room_aside(self) -> None:
         if not self._aside and not self._plinks:
@@ -257,7 +258,7 @@ class _Unpacker:
         mode = override.directory_mode(member.mode)
         new = path not in self._last.directories
         if new:
-            self._check_kept()
+            self._check_kept(path)
             os.mkdir(name, mode, dir_fd=parent)
         if not new or mode & 0o2000:
             # mkdir(2) does not set the set-group-id bit.
@@ -296,7 +297,7 @@ class _Unpacker:
         self._tree.remove(path)
         self._places.clear()
         self._devices[path] = self._whiteouts[path] = None
-        self._check_kept()
+        self._check_kept(path)
         self._skipped.note("device node")
 
     def _hard_link(self, member: tar.Member, parent: int, name: bytes, path: bytes) -> None:
@@ -308,7 +309,7 @@ class _Unpacker:
             if self._tree.mode(path) is not None:
                 raise FileExistsError(path)
             self._last.links[path] = self._last.links.get(target, target)
-            self._check_kept()
+            self._check_kept(path + target)
         elif stat.S_ISDIR(mode):
             raise UnpackError(f"{member.path!r} is a hard link to the directory {member.link!r}")
         elif path != target:
@@ -335,13 +336,15 @@ class _Unpacker:
                 descriptor = self._tree.descriptor(parent)
                 os.utime(name or b".", ns=times, dir_fd=descriptor, follow_symlinks=False)
 
-    def _check_kept(self) -> None:
-        last = self._last
+    def _check_kept(self, path: bytes) -> None:
+        """One path more is kept in memory. Raises UnpackError when they are too many."""
+        last, self._kept_bytes = self._last, self._kept_bytes + len(path)
         marks = len(self._whiteouts) + len(self._opaque) + len(self._plinks)
         kept = len(last.directories) + len(last.links) + marks
-        if kept > self._limits.kept:
+        if kept > self._limits.kept or self._kept_bytes > self._limits.kept_bytes:
             raise UnpackError(
-                f"the layer has more than {self._limits.kept} directories, whiteouts and hard links"
+                f"the layer has more than {self._limits.kept} directories, whiteouts and hard links,"
+                f" or their paths more than {self._limits.kept_bytes >> 20} MiB"
             )
 
     def _is_marker(self, path: bytes) -> bool:
@@ -353,7 +356,7 @@ class _Unpacker:
             raise UnpackError(f"{path!r} stands below the name of a whiteout")
         if not name.startswith(WHITEOUT):
             return False
-        self._check_kept()
+        self._check_kept(path)
         if name == _OPAQUE:
             self._opaque[self._tree.resolve(b"/".join(parents))] = None
         elif not name.startswith(_META):
