@@ -13,6 +13,7 @@ import sys
 
 from udocker import disk
 from udocker.containers import features
+from udocker.containers.mountpoints import LISTS
 from udocker.containers.spec import Bind
 from udocker.engines import facts, first, launching, loaders, programs
 from udocker.engines.external import ExternalEngine
@@ -20,7 +21,7 @@ from udocker.engines.first.listener import Listener
 from udocker.engines.places import Places
 from udocker.engines.userns import SCRIPT
 from udocker.errors import StartError, UdockerError
-from udocker.host import ldcache, ldconf
+from udocker.host import ldcache
 from udocker.host.root import Root
 from udocker.values import replace
 
@@ -220,17 +221,17 @@ def _laid_out(spec: RuntimeSpec) -> tuple[Places, _Pairs, _Pairs]:
 def _search_lists(spec: RuntimeSpec, places: Places) -> _Pairs:
     """Return files by which the container's own ldconfig lists injected libraries as they are now.
 
-    They stay in the container, and mean nothing where these directories are not there.
+    They stay in the container, where they mean nothing without these directories, and are no
+    part of what it has changed.
     """
-    place = places.follow(ldconf.DIRECTORY)
+    place = places.follow(os.path.dirname(LISTS[0]))
     directory = places.host(place)
     own = spec.rootfs.flat and directory == spec.rootfs.tree.rstrip("/") + place
     if not own or not os.access(directory, os.W_OK) or not os.path.isdir(directory):
         return ()
-    lists = {"00": spec.edits.library_dirs, "zz": spec.edits.fallback_library_dirs}
     texts = {
-        f"{directory}/{order}-udocker.conf": "".join(f"{path}\n" for path in named)
-        for order, named in lists.items()
+        f"{directory}/{os.path.basename(name)}": "".join(f"{path}\n" for path in named)
+        for name, named in zip(LISTS, (spec.edits.library_dirs, spec.edits.fallback_library_dirs))
         if named
     }
     return tuple((path, text) for path, text in texts.items() if not _says(path, text))

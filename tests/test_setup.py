@@ -80,6 +80,14 @@ def test_what_mounts_have_left_is_purged_and_nothing_else(user):
     assert setup(user, "--purge").stdout == ""
 
 
+def test_what_udocker_itself_has_put_into_a_container_is_no_change_of_it(user):
+    lists = "/etc/ld.so.conf.d"
+    script = f"mkdir -p {lists} && echo /x >{lists}/00-udocker.conf && : >/.udocker"
+    user.udocker("run", "c", "sh", "-c", script)
+    assert "udocker" not in user.udocker("diff", "c").stdout
+    assert f"removed {lists}/00-udocker.conf" in setup(user, "--purge").stdout
+
+
 def test_what_mounts_have_left_is_no_change_of_the_container(user):
     before = user.udocker("diff", "c").stdout
     user.udocker("run", "-v", f"{user.home}/tmp:/mnt/c/d", "c", "true")

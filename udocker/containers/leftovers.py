@@ -7,7 +7,7 @@ import os
 from udocker import disk
 from udocker.containers.files import Files, open_files
 from udocker.containers.layer import open_layer
-from udocker.containers.mountpoints import noted
+from udocker.containers.mountpoints import LISTS, noted
 from udocker.images.tree import split
 
 TYPE_CHECKING = False
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def leftovers(container: Container, files: Files) -> frozenset[bytes]:
     """Return the paths of what mounts have left in `files`, the container's: empty files and
-    directories that its image does not have, and injected links. Below goes before above."""
+    directories that its image does not have, injected links, and lists of ours. Below goes
+    before above."""
     with Files(open_layer(container.tree, own=False)) as image:
         search = _Search(files, image)
         for text in noted(container):
@@ -78,7 +79,8 @@ class _Search:
             return bool(target) and found.target() == target
         if found.is_directory:
             return not target and self._is_hollow(found.path)
-        return not target and found.is_file and found.status.st_size == 0
+        is_ours = f"/{os.fsdecode(found.path)}" in LISTS
+        return not target and found.is_file and (is_ours or found.status.st_size == 0)
 
     def _is_hollow(self, path: bytes) -> bool:
         """Tell whether a directory that the image does not have holds only what was found."""

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from udocker.containers.spec import RuntimeSpec
 
 _BYTES = 16 << 20
-ALWAYS = ("/run/udocker", "/dev", "/proc", "/sys", "/etc/resolv.conf", "/etc/hosts")
+LISTS = ("/etc/ld.so.conf.d/00-udocker.conf", "/etc/ld.so.conf.d/zz-udocker.conf")
+"""Files of ours by which ldconfig finds injected libraries, first and last."""
+ALWAYS = ("/run/udocker", "/.udocker", "/dev", "/proc", "/sys", "/etc/resolv.conf", "/etc/hosts")
 """Where engines mount something in every container."""
 
 
@@ -31,7 +33,7 @@ def note(container: Container, spec: RuntimeSpec) -> None:
 def noted(container: Container) -> tuple[str, ...]:
     """Return where runs may have mounted something: `PATH`, or `PATH -> TARGET` for a link that
     was put there. Raises StoreError."""
-    return (*_parsed(disk.read(_path(container), _BYTES)), *ALWAYS)
+    return (*_parsed(disk.read(_path(container), _BYTES)), *ALWAYS, *LISTS)
 
 
 def _destinations(spec: RuntimeSpec) -> list[str]:
