@@ -1,5 +1,6 @@
 """Images of archives into the store: every layout, every way to hand it over, and hostile ones."""
 
+import base64
 import gzip
 import hashlib
 import json
@@ -350,12 +351,39 @@ def test_the_index_says_which_variant_an_image_is_for(load, tmp_path, variant):
         load(layout.directory, platform="linux/arm/v5")
 
 
+@pytest.mark.parametrize("member", ["data", "urls"])
+def test_whatever_else_a_descriptor_says_its_image_has_a_name(load, member):
+    files = layout_files(Image())
+    index = json.loads(files["index.json"])
+    (entry,) = index["manifests"]
+    path = f"blobs/{entry['digest'].replace(':', '/')}"
+    data = json.dumps({**json.loads(files[path]), "annotations": {"a": "b" * 70_000}}).encode()
+    entry.update(digest=digest(data), size=len(data))
+    entry[member] = {
+        "data": base64.b64encode(data).decode(),
+        "urls": [f"https://{'x' * 70_000}"],
+    }[member]
+    path = f"blobs/{entry['digest'].replace(':', '/')}"
+    assert load(packed({**files, path: data, "index.json": json.dumps(index).encode()})) == [
+        "img:1"
+    ]
+    check_merged(load)
+
+
 def test_layers_of_an_old_archive_do_not_go_round_in_circles(load):
     files = old_files(Image())
     first, second = (name for name in files if name.endswith("/json"))
     document = json.loads(files[first])
     files[first] = json.dumps({**document, "parent": second.partition("/")[0]}).encode()
     with pytest.raises(InvalidDocument, match="no end"):
+        load(packed(files))
+
+
+def test_images_of_an_old_archive_have_layers_in_number(load):
+    files = old_files(Image([archive(file(f"f{n}")) for n in range(300)]))
+    tops = [name.partition("/")[0] for name in files if name.endswith("/json")]
+    files["repositories"] = json.dumps({"x": dict(zip(map(str, range(300)), tops))}).encode()
+    with pytest.raises(InvalidDocument, match="more than 3.... layers"):
         load(packed(files))
 
 

@@ -20,7 +20,7 @@ from udocker.images.leases import Lease, use
 from udocker.images.names import CHAIN_ID, CREATED, OWN_NAME, SIZE, SOURCE_DIGEST, NameStore
 from udocker.images.treestore import TreeStore
 from udocker.oci import MAX_DOCUMENT_BYTES, REF_NAME, Descriptor, Digest, ImageConfig, Manifest
-from udocker.values import dataclass, replace
+from udocker.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -338,7 +338,9 @@ class ImageStore:
             CHAIN_ID: str(chain_id),
             **self._facts(manifest, chain_id),
         }
-        entry = replace(manifest, annotations=tuple(annotations.items()))
+        # what else the descriptor says, as `data` and `urls`, may be larger than an entry can be
+        kind, digest, size_bytes = manifest.media_type, manifest.digest, manifest.size_bytes
+        entry = Descriptor(kind, digest, size_bytes, manifest.platform, tuple(annotations.items()))
         self.names.put(name, entry)
         return self._image(entry)
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _MAX_IMAGES = 10_000
 _MAX_LAYERS = 4096
+_MAX_OLD_LAYERS = 1 << 15
+"""Of all images together in the layout where each layer has a document to read."""
 _OF_LAYERS = ("id", "parent", "parent_id", "layer_id", "Size", "throwaway")
 """What a layer's own document says beyond an image's. Source: moby, image/v1/imagev1.go."""
 
@@ -132,7 +134,13 @@ def _old_images(files: Files, repositories: Any) -> list[Saved]:
             if not isinstance(top, str):
                 raise InvalidDocument(f"{files.name}: {repository}:{tag} is no id in repositories")
             names.setdefault(top, []).append(f"{repository}:{tag}")
-    return [_old_image(files, top, tuple(names[top])) for top in names]
+    found, count = [], 0
+    for top, given in names.items():
+        found.append(_old_image(files, top, tuple(given)))
+        count += len(found[-1].layers)
+        if count > _MAX_OLD_LAYERS:
+            raise InvalidDocument(f"{files.name}: its images have more than {count - 1} layers")
+    return found
 
 
 def _old_image(files: Files, top: str, names: tuple[str, ...]) -> Saved:
