@@ -10,6 +10,7 @@ import pytest
 from registries import Reply, Server
 from transports import OK
 
+from udocker.errors import RegistryError
 from udocker.registry import transport as registry_transport
 from udocker.registry.connection import Connection, Trust
 from udocker.registry.patience import Patience
@@ -129,6 +130,29 @@ class Endless:
 def test_an_answer_before_the_end_of_the_body_is_heard():
     with Refusing() as server, ask(connection(server), server, "/", "PUT", Endless()) as answer:
         assert (answer.status, answer.read(99)) == (413, b"too much")
+
+
+class Announcing(Server):
+    """Says before an answer what will be in it, `count` times."""
+
+    count = 2
+
+    def send(self, handler, reply):
+        handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n" * self.count)
+        super().send(handler, reply)
+
+
+def test_answers_that_only_announce_another_one_are_passed_over():
+    with Announcing(lambda asked: OK) as server:
+        made = connection(server)
+        for _ in range(2):  # on one connection
+            with ask(made, server, "/") as answer:
+                assert (answer.status, answer.read(99)) == (200, b"fine")
+                assert "Link" not in answer.headers
+        server.count = 99
+        with pytest.raises(RegistryError, match="not HTTP"):
+            ask(made, server, "/")
+        made.reopen()
 
 
 class Twice(Server):

@@ -9,7 +9,14 @@ from __future__ import annotations
 import base64
 import select
 from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPMessage, HTTPResponse, HTTPSConnection
+from http.client import (
+    BadStatusLine,
+    HTTPConnection,
+    HTTPMessage,
+    HTTPResponse,
+    HTTPSConnection,
+    parse_headers,
+)
 from urllib.parse import quote, unquote, urlencode
 
 from udocker.registry.route import origin, split
@@ -34,6 +41,8 @@ if TYPE_CHECKING:
 
 MAX_IDLE = 8
 """Connections to one server that are kept."""
+MAX_ANNOUNCED = 9
+"""Answers that may come before the one that counts."""
 _AS_IT_IS = "!#$%&'()*+,/:;=?@[]~"
 """What is not quoted in an address: it is there to mean something. Source: RFC 3986."""
 
@@ -98,12 +107,28 @@ class Direct:
         if scheme == "https":
             self._tls = self._tls or self._new_tls()
             made = HTTPSConnection(host, port, timeout=timeout_s, context=self._tls)
+        made.response_class = _Final
         try:
             made.connect()
         except BaseException:
             made.close()
             raise
         return made
+
+
+class _Final(HTTPResponse):
+    """An answer behind those that only announce it, such as 103, which http.client takes for it.
+
+    Source: RFC 9110, section 15.2: clients must be able to read them.
+    """
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(MAX_ANNOUNCED):
+            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            if not 100 < found[1] < 200 or found[1] == 101:
+                return found
+            parse_headers(self.fp)
+        raise BadStatusLine("no end of them")
 
 
 class DirectAnswer:
