@@ -47,8 +47,8 @@ class Limits:
     kept: int = 500_000
     """Directories, whiteouts and hard links to layers below: each takes 200 bytes of memory until
     the layers are merged."""
-    kept_bytes: int = 48 << 20
-    """The paths of these: 100 bytes each of half a million."""
+    kept_bytes: int = 32 << 20
+    """The paths of these, which take four times as much memory while they are handed on."""
 
 
 class Member:

@@ -343,8 +343,8 @@ class _Unpacker:
         kept = len(last.directories) + len(last.links) + marks
         if kept > self._limits.kept or self._kept_bytes > self._limits.kept_bytes:
             raise UnpackError(
-                f"the layer has more than {self._limits.kept} directories, whiteouts and hard links,"
-                f" or their paths more than {self._limits.kept_bytes >> 20} MiB"
+                f"the layer has more than {self._limits.kept} directories, whiteouts and "
+                f"hard links, or their paths more than {self._limits.kept_bytes >> 20} MiB"
             )
 
     def _is_marker(self, path: bytes) -> bool:
