@@ -7,9 +7,6 @@ README.md, "Development".
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import subprocess
 
 from udocker import fastjson
 from udocker.errors import AccessDenied, UsageError
@@ -22,11 +19,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 TIMEOUT_S = 30
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
 
 
 class HelperMissing(AccessDenied):
     """The program is not installed here."""
+
+
+def _is_name(text: str) -> bool:
+    return text[:1] in _LETTERS and _LETTERS.union("._-").issuperset(text)
 
 
 class Helper:
@@ -37,7 +38,7 @@ class Helper:
     """
 
     def __init__(self, name: Any, environment: Mapping[str, str]) -> None:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not _is_name(name):
             raise UsageError(f"{str(name)[:100]!r} is not the name of a credential helper")
         self.program = f"docker-credential-{name}"
         self._environment = environment
@@ -70,8 +71,10 @@ class Helper:
 
     def _run(self, verb: str, data: bytes, registry: str) -> bytes | None:
         """Return what it writes; None where it does not have what is asked for."""
-        places = os.pathsep.join(search_path(self._environment))
-        program = shutil.which(self.program, path=places)
+        import subprocess  # not before there is a helper: every pull looks for credentials
+
+        places = (f"{place}/{self.program}" for place in search_path(self._environment))
+        program = next((path for path in places if os.access(path, os.X_OK)), None)
         if program is None:
             raise self._failed("is not installed", registry, HelperMissing)
         try:

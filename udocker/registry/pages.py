@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 MAX_PAGES = 1 << 12
 _MAX_HEADER_CHARACTERS = 1 << 14
 _VALUE = r"""(?:"(?:[^"\\]|\\.)*"|[^",;]*)"""
-_LINK = re.compile(rf"<([^<>]*)>((?:\s*;\s*[^\s,;=]+(?:\s*=\s*{_VALUE})?)*)")
-_PARAMETER = re.compile(rf";\s*([^\s,;=]+)(?:\s*=\s*({_VALUE}))?")
+# Compiled when there is such a header: that takes longer than all the rest of this module.
+_LINK = rf"<([^<>]*)>((?:\s*;\s*[^\s,;=]+(?:\s*=\s*{_VALUE})?)*)"
+_PARAMETER = rf";\s*([^\s,;=]+)(?:\s*=\s*({_VALUE}))?"
 
 
 def pages(ask: Callable[[str], Answer], path: str | None, what: str) -> Iterator[Answer]:
@@ -40,8 +41,8 @@ def pages(ask: Callable[[str], Answer], path: str | None, what: str) -> Iterator
 
 def next_page(header: str, path: str) -> str | None:
     """Return path and query of the page after `path`, by its header `Link`; None: there is none."""
-    for target, parameters in _LINK.findall(header[:_MAX_HEADER_CHARACTERS]):
-        relations = (value for name, value in _PARAMETER.findall(parameters) if name == "rel")
+    for target, parameters in re.findall(_LINK, header[:_MAX_HEADER_CHARACTERS]):
+        relations = (value for name, value in re.findall(_PARAMETER, parameters) if name == "rel")
         if "next" in next(relations, "").strip('"').lower().split():
             return _at_the_registry(target, path)
     return None
