@@ -18,9 +18,11 @@ from tarballs import archive, file, folder
 
 from udocker.errors import TrustError
 from udocker.images.store import ImageStore
+from udocker.oci import Digest
 from udocker.settings import load
 from udocker.transfer.signatures import find_signature
 from udocker.trust import keys, statements
+from udocker.trust.kept import KeptSignatures
 
 BASE = archive(folder("etc"), file("etc/name", b"base\n"))
 
@@ -450,6 +452,19 @@ def referring(case, *entries):
     headers = {"Content-Type": f"{KIND}.index.v1+json"}
     proxy.add("/referrers/", lambda *_: Reply(200, headers, answer), times=100)
     return proxy
+
+
+def test_signatures_that_are_kept_leave_room_for_others(tmp_path):
+    image = Digest.of(b"image")
+    kept, signer = KeptSignatures(str(tmp_path)), Signer("ed25519")
+    good = statements.bundle(signer.bundle(str(image)))
+    kept.keep(image, good)
+    for size in (1 << 20, 120 << 10):
+        for number in range(12):
+            padded = json.dumps({**json.loads(good.bundle), str(number): "x" * size}).encode()
+            kept.keep(image, statements.bundle(padded))
+    assert kept.of(image)[0] == good
+    assert len(kept.of(image)) == 13
 
 
 def test_bundles_and_signatures_are_found_through_referrers(case):

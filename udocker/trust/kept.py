@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _MAX_BYTES = 4 << 20
 _MOST = 16
 """Signatures kept for one digest; the newest stay."""
+_LARGEST = 128 << 10
+"""Bytes of one that is kept: as many as may be have room in a file."""
 
 
 class KeptSignatures:
@@ -40,9 +42,12 @@ class KeptSignatures:
             return ()
 
     def keep(self, digest: Digest, signature: Signature) -> None:
-        """Keep a signature of that digest, unless it is there already. Raises StoreError."""
+        """Keep a signature of that digest, unless it is there already or is very large.
+
+        Raises StoreError.
+        """
         kept = self.of(digest)
-        if signature in kept:
+        if signature in kept or len(signature.bundle or signature.message) > _LARGEST:
             return
         disk.make_directory(self._directory)
         entries = [_to_json(entry) for entry in (*kept, signature)[-_MOST:]]
