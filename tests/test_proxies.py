@@ -125,7 +125,7 @@ def test_what_tls_says_behind_a_proxy_is_told_as_it_is_without_one(tmp_path):
     def told(port, host, trust=None, **variables):
         with Tunnel(f"127.0.0.1:{port}") as proxy:
             via = {"https_proxy": f"http://{proxy.host}", **variables}
-            patience = Patience(read_timeout_s=30)
+            patience = Patience(connect_timeout_s=60, read_timeout_s=60)
             client = transport(host, environment=via, patience=patience, trust=trust)
             try:
                 return body(client), proxy.wanted
