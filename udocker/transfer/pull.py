@@ -9,7 +9,6 @@ from udocker.errors import IntegrityError
 from udocker.oci import Platform
 from udocker.registry.client import Client
 from udocker.transfer.admission import Admission
-from udocker.transfer.ingest import Ingest
 from udocker.transfer.nearby import NearbySource
 from udocker.transfer.source import RegistrySource
 from udocker.trust.place import in_registry
@@ -48,6 +47,8 @@ def _pull(settings: Settings, store: ImageStore, reference: Reference, asked: st
         if not settings.quiet:
             console.say(f"{reference.familiar} is up to date")
         return current
+    from udocker.transfer.ingest import Ingest  # 4 ms that an image which is here is spared
+
     registry = RegistrySource(client, reference)
     source = NearbySource(registry, store) if store.sites else registry
     ingest = Ingest(settings, store, source, platform, admission, strict=bool(asked))
