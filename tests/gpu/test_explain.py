@@ -169,6 +169,13 @@ def test_a_driver_that_was_left_in_the_image_is_a_warning(explain, machine, imag
     assert "550.54.15" in finding.text
 
 
+def test_a_driver_that_the_image_preloads_is_a_warning(explain, machine, image):
+    preload = ("LD_PRELOAD", "/opt/libnvidia-ml.so.1")
+    finding = checks(explain(machine(), image("GLIBC_2.99"), preload))["image_driver"]
+    assert finding.status == WARN
+    assert "the host's libnvidia-ml.so.1 in the place of /opt/libnvidia-ml.so.1" in finding.text
+
+
 @pytest.mark.parametrize(
     ("text", "status", "word"),
     [

@@ -198,7 +198,7 @@ def _needs(left: list[Verdict]) -> tuple[str, ...]:
 
 def _baked(about: Explanation) -> Finding:
     own = [v for v in about.verdicts if v.kind == policy.BAKED]
-    notes = [note for note in about.plan.notes if "LD_LIBRARY_PATH" in note]
+    notes = [note for note in about.plan.notes if note.startswith("gpu: LD_")]
     if not own and not notes:
         return Finding("image_driver", OK, "the image has no driver of its own")
     told = [f"{verdict.source}: {verdict.reason}" for verdict in own[:3]]
