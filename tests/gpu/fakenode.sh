@@ -79,7 +79,9 @@ if [ -d "$tree/sys/class" ]; then
     replace /sys/class
 fi
 
-# Always a /dev of ours, so that nodes which COMMAND makes are never the machine's.
+# Always a /dev of ours, so that nodes which COMMAND makes are never the machine's. Nodes are made
+# anew where that is allowed: a hundred mounts more are on no real machine, and programs that make
+# containers read the list of all again and again.
 mkdir -p "$tree/dev"
 mkdir "$work/dev"
 mount -t tmpfs -o mode=755,dev tmpfs "$work/dev"
@@ -87,6 +89,8 @@ for entry in /dev/*; do
     copy=$work/dev/${entry##*/}
     if [ -L "$entry" ]; then
         cp -a "$entry" "$copy"
+    elif [ -c "$entry" ] && [ "$entry" != /dev/console ] && cp -a "$entry" "$copy" 2>/dev/null; then
+        : # /dev/console is a terminal of its own file system in a container
     elif [ -d "$tree$entry" ]; then
         mkdir "$copy" # the tree's own
     elif [ -d "$entry" ]; then
@@ -111,7 +115,7 @@ done
     cp -a "$tree/dev/$link" "$work/dev/$link"
 done
 for minor in $deny; do chmod 000 "$work/dev/nvidia$minor"; done
-mount --rbind "$work/dev" /dev
+mount --move "$work/dev" /dev
 
 # As the driver's installer does, all links being there. A rename in an overlay whose lower
 # directory somebody changes meanwhile may fail: so the file is written elsewhere. What ldconfig
@@ -119,6 +123,7 @@ mount --rbind "$work/dev" /dev
 [ ! -d /var/cache/ldconfig ] || overlay /var/cache/ldconfig
 ldconfig -X -C "$work/ld.so.cache"
 cat "$work/ld.so.cache" >/etc/ld.so.cache
+umount --lazy "$work" # what shows of it has mounts of its own
 
 if [ -n "$user" ]; then
     home=$(getent passwd "$user" | cut -d: -f6)
