@@ -7,6 +7,7 @@ two months is removed. The time of a file's last change is that of its use, writ
 from __future__ import annotations
 
 import os
+import stat
 import time
 
 from udocker import disk, fastjson
@@ -18,7 +19,10 @@ except ImportError:  # pragma: no cover - an interpreter built without it
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
+
+    from udocker.host.root import Root
 
 _LIMIT_BYTES = 4 << 20
 _DAY_S = 24 * 60 * 60
@@ -104,3 +108,20 @@ def save(directory: str, name: str, data: bytes, *, mode: int = 0o644) -> str:
     path = os.path.join(disk.make_directory(directory), name)
     disk.write_whole(path, data, mode=mode)
     return path
+
+
+def states(image: Root, places: Iterable[str]) -> dict[str, list[list[int]]]:
+    """Return, for files and directories of an image, what changes with them, links followed.
+
+    Times and sizes, not inodes: a container's own copy of an image has those of the original.
+    """
+    return {place: [_state(path) for path in image.resolve_all(place)] for place in places}
+
+
+def _state(path: str) -> list[int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []
+    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+    return [status.st_mtime_ns, size]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from udocker.containers.spec import Bind, ContainerEdits
 from udocker.errors import GpuError
-from udocker.nvidia import driver, ldconfig, manifests, placement, wishes
+from udocker.nvidia import cache, driver, ldconfig, manifests, placement, wishes
 from udocker.nvidia.devices import procfiles, selection
 from udocker.nvidia.devices.gpus import find_gpus
 from udocker.nvidia.devices.nodes import find_nodes, make_missing
@@ -33,6 +33,8 @@ class GpuPlan:
     gpus: tuple[Gpu, ...] = ()
     shadows: tuple[Bind, ...] = ()
     """Binds over files of the image that would only mislead: for engines whose binds are cheap."""
+    watched: tuple[tuple[str, list[list[int]]], ...] = ()
+    """States of files and directories of the image: while they last, so does the plan."""
 
 
 def gpu_edits(
@@ -73,17 +75,14 @@ def _plan(
     gpus = _gpus(host, wish, found, cache_directory, environment)
     nodes, node_notes = find_nodes(host, gpus, wish)
     program = dict(request.program_env)
-    placed = placement.place(
-        found,
-        capabilities,
-        image,
-        host.machine,
-        cache_directory,
-        host_root=host.root,
-        mode=request.compat,
-        library_path=program.get("LD_LIBRARY_PATH", ""),
-        preload=program.get("LD_PRELOAD", ""),
-    )
+    library_path = program.get("LD_LIBRARY_PATH", "")
+    places = placement.watched(host.machine, capabilities, library_path)
+    watched = cache.states(
+        image, (*places, *ldconfig.WATCHED)
+    )  # before anything is decided by them
+    words = {"host_root": host.root, "mode": request.compat, "library_path": library_path}
+    words["preload"] = program.get("LD_PRELOAD", "")
+    placed = placement.place(found, capabilities, image, host.machine, cache_directory, **words)
     edits = ContainerEdits(
         env=selection.visible_devices(gpus, wish.selection, environment)
         + tuple(pair for pair in placed.variables if pair[0] not in program),
@@ -99,7 +98,7 @@ def _plan(
     shadows = placed.shadow_binds + procfiles.parameters(host, cache_directory)
     if placed.cache_file:
         shadows += ldconfig.binds(image, cache_directory)
-    return GpuPlan(edits, notes, gpus, shadows)
+    return GpuPlan(edits, notes, gpus, shadows, tuple(watched.items()))
 
 
 def _gpus(

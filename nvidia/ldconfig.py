@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _PLACES = ("/sbin/ldconfig.real", "/sbin/ldconfig", "/usr/sbin/ldconfig")
 """The first is Ubuntu's, whose /sbin/ldconfig is a script that may call it."""
+WATCHED = (*_PLACES, "/bin/sh")
+"""The files of an image on which the answer depends."""
 _REAL = "/run/udocker/ldconfig"
 _SCRIPT = f'#!/bin/sh\nexec {_REAL} -N "$@"\n'.encode()
 

@@ -47,11 +47,7 @@ class Gpu:
 
 def find_gpus(host: Host) -> tuple[Gpu, ...]:
     """Return the GPUs of `host` in the order of their PCI addresses."""
-    try:
-        names = os.listdir(host.path(DIRECTORY))
-    except OSError:
-        return ()
-    found = (_read_gpu(host, name) for name in names)
+    found = (_read_gpu(host, name) for name in host.names(DIRECTORY))
     return tuple(sorted(filter(None, found), key=lambda gpu: pci_key(gpu.pci) or ()))
 
 
@@ -68,7 +64,7 @@ def _read_gpu(host: Host, name: str) -> Gpu | None:
     ):
         return None
     number, uuid = int(minor), facts.get("GPU UUID", "")
-    denial, group = _denial(host.path(f"/dev/nvidia{number}"))
+    denial, group = _denial(host.access(f"/dev/nvidia{number}"))
     return Gpu(
         pci=name.lower(),
         minor=number,
@@ -89,21 +85,19 @@ def _parts(host: Host, number: int) -> tuple[MigDevice, ...]:
     return mig.find_devices(host, number)
 
 
-def _denial(path: str) -> tuple[str, str]:
-    """Return why a device cannot be opened, and the group that may; both empty when it can.
+def _denial(access: list[int]) -> tuple[str, str]:
+    """Return why a device of that `Host.access` cannot be opened, and the group that may; both
+    empty when it can.
 
-    access(2) asks the device cgroup as open(2) does (`inode_permission` in fs/namei.c), but does
-    not wake a sleeping GPU, which takes seconds where no persistence daemon runs.
+    To try it would wake a sleeping GPU, which takes seconds where no persistence daemon runs.
     """
-    if os.access(path, os.R_OK | os.W_OK):
-        return "", ""
-    try:
-        status = os.stat(path)
-    except OSError:
+    if not access:
         return MISSING, ""
-    group_only = status.st_mode & 0o066 == 0o060
-    if group_only and status.st_gid not in (os.getegid(), *os.getgroups()):
-        name = _group_name(status.st_gid)
+    mode, gid, may_read, may_write = access
+    if may_read and may_write:
+        return "", ""
+    if mode & 0o066 == 0o060 and gid not in (os.getegid(), *os.getgroups()):
+        name = _group_name(gid)
         return f"for group {name} only, of which this user is not", name
     return "not permitted", ""
 

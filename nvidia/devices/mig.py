@@ -8,8 +8,6 @@ modules 580, nv-caps.c, nv-procfs.c.
 
 from __future__ import annotations
 
-import os
-
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -71,22 +69,26 @@ def capability_node(host: Host, path: str) -> str:
     return ""
 
 
+def may_read(host: Host, node: str) -> bool:
+    """Tell whether this user, in this job's cgroup, may read a capability's node.
+
+    To use the capability no more is needed.
+    """
+    access = host.access(node)
+    return bool(access) and bool(access[2])
+
+
 def _read(host: Host, gpu: int, gi: int, ci: int) -> MigDevice | None:
     place = f"gpu{gpu}/mig/gi{gi}"
     names = (f"{place}/access", f"{place}/ci{ci}/access")
     paths = tuple((capability_node(host, name), f"{CAPABILITIES}/{name}") for name in names)
     if not all(node for node, _ in paths):
         return None
-    # access(2) asks the device cgroup too; the nodes are only ever read
-    accessible = all(os.access(host.path(node), os.R_OK) for node, _ in paths)
+    accessible = all(may_read(host, node) for node, _ in paths)
     return MigDevice(gi, ci, paths, accessible)
 
 
 def _numbers(host: Host, directory: str, prefix: str) -> Iterator[int]:
     """Return N of the entries `<prefix>N` of a directory, in order."""
-    try:
-        names = os.listdir(host.path(directory))
-    except OSError:
-        return iter(())
-    words = (name[len(prefix) :] for name in names if name.startswith(prefix))
+    words = (name[len(prefix) :] for name in host.names(directory) if name.startswith(prefix))
     return iter(sorted(int(word) for word in words if word.isdecimal() and len(word) < 6))

@@ -15,7 +15,6 @@ from udocker.errors import GpuError
 from udocker.nvidia import wishes
 from udocker.nvidia.devices import mig
 from udocker.nvidia.driver import libraries
-from udocker.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def find_nodes(
     nodes = [DeviceNode(host.path(path), path) for path in (*wanted, *opened)]
     if draws:
         nodes += [node for gpu in gpus if not gpu.mig for node in drawing_nodes(host, gpu.pci)]
-    edits = ContainerEdits(device_nodes=tuple(nodes), additional_gids=_groups(nodes))
+    edits = ContainerEdits(device_nodes=tuple(nodes), additional_gids=_groups(host, nodes))
     return edits, notes + more_notes
 
 
@@ -85,21 +84,6 @@ def make_missing(host: Host, gpus: tuple[Gpu, ...]) -> bool:
     return True
 
 
-def beside(shown: ContainerEdits, added: ContainerEdits) -> tuple[ContainerEdits, ContainerEdits]:
-    """Return both without the nodes of one that the other's make needless or wrong.
-
-    A container sees the host's /dev/dri whole until single nodes of it are given: then those
-    alone. Nodes in other directories that it sees whole need no second mount, whose place would
-    have to be made on the host.
-    """
-    given = [node.destination for node in added.device_nodes]
-    narrow = any(path.startswith(f"{_DRAWING}/") for path in given)
-    kept = [n for n in shown.device_nodes if not (narrow and n.destination == _DRAWING)]
-    whole = tuple(f"{node.destination}/" for node in kept)
-    new = [node for node in added.device_nodes if not node.destination.startswith(whole)]
-    return replace(shown, device_nodes=tuple(kept)), replace(added, device_nodes=tuple(new))
-
-
 def _existing(host: Host, paths: list[str]) -> list[str]:
     return [path for path in paths if host.exists(path)]
 
@@ -112,7 +96,7 @@ def _opened(host: Host, wish: Wish) -> tuple[list[str], tuple[str, ...]]:
     for gate in wish.opened:
         if gate in _MIG_ROOMS:
             node = mig.capability_node(host, _MIG_ROOMS[gate])
-            nodes = [node] if node and os.access(host.path(node), os.R_OK) else []
+            nodes = [node] if node and mig.may_read(host, node) else []
             reason = f"gpu: the image wants {gate}, which this user may not open"
         else:
             nodes = _numbered(host, *_GATED[gate])
@@ -131,11 +115,7 @@ def _opened(host: Host, wish: Wish) -> tuple[list[str], tuple[str, ...]]:
 
 
 def _numbered(host: Host, directory: str, prefix: str) -> list[str]:
-    try:
-        names = sorted(os.listdir(host.path(directory)))
-    except OSError:
-        return []
-    return [f"{directory}/{name}" for name in names if name.startswith(prefix)]
+    return [f"{directory}/{name}" for name in host.names(directory) if name.startswith(prefix)]
 
 
 def drawing_nodes(host: Host, pci: str) -> Iterator[DeviceNode]:
@@ -143,28 +123,21 @@ def drawing_nodes(host: Host, pci: str) -> Iterator[DeviceNode]:
 
     The latter are links on the host; as nodes they need no link in the container.
     """
-    try:
-        names = sorted(os.listdir(host.path(f"/sys/bus/pci/devices/{pci}/drm")))
-    except OSError:
-        return
-    for name in names:
+    for name in host.names(f"/sys/bus/pci/devices/{pci}/drm"):
         kind = "render" if name.startswith("renderD") else "card"
         if name.startswith(("renderD", "card")):
             paths = (f"{_DRAWING}/{name}", f"{_DRAWING}/by-path/pci-{pci}-{kind}")
-            there = (path for path in paths if os.path.exists(host.path(path)))
+            there = (path for path in paths if host.access(path))
             yield from (DeviceNode(host.path(path), path) for path in there)
 
 
-def _groups(nodes: list[DeviceNode]) -> tuple[int, ...]:
+def _groups(host: Host, nodes: list[DeviceNode]) -> tuple[int, ...]:
     """Return the groups without which some of the nodes cannot be opened."""
     found = set()
     for node in nodes:
-        try:
-            status = os.stat(node.source)
-        except OSError:
-            continue
-        if stat.S_ISCHR(status.st_mode) and status.st_mode & 0o066 == 0o060 and status.st_gid:
-            found.add(status.st_gid)
+        mode, group, *_ = host.access(node.source[len(host.root) :]) or (0, 0)
+        if stat.S_ISCHR(mode) and mode & 0o066 == 0o060 and group:
+            found.add(group)
     return tuple(sorted(found))
 
 

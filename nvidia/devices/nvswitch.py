@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.host.probe import Host
@@ -20,14 +18,10 @@ _COMMAND = "nv-fabricmanager"[:15]
 
 def count_devices(host: Host, *classes: str) -> int:
     """Return how many of NVIDIA's PCI devices are of one of `classes`, with a driver or without."""
-    try:
-        names = os.listdir(host.path(_PCI))
-    except OSError:
-        return 0
     return sum(
         host.text(f"{_PCI}/{name}/vendor").strip() == _VENDOR
         and host.text(f"{_PCI}/{name}/class").startswith(classes)
-        for name in names
+        for name in host.names(_PCI)
     )
 
 
@@ -44,10 +38,7 @@ def manager_runs(host: Host) -> bool | None:
 
 
 def _processes(host: Host) -> list[str]:
-    try:
-        return [name for name in os.listdir(host.path("/proc")) if name.isdigit()]
-    except OSError:
-        return []
+    return [name for name in host.names("/proc") if name.isdigit()]
 
 
 def notes(host: Host, gpus: int) -> tuple[str, ...]:

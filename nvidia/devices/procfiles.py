@@ -74,7 +74,7 @@ def services(
     """
     named = environment.get(_MPS_VARIABLE, "")
     directory = named or _MPS_DIRECTORY
-    usable = directory.startswith("/") and os.path.isdir(host.path(directory))
+    usable = directory.startswith("/") and host.is_directory(directory)
     if libraries.COMPUTE not in capabilities or not usable:
         return ContainerEdits()
     return ContainerEdits(
@@ -91,7 +91,7 @@ def storage(host: Host, opened: tuple[str, ...]) -> tuple[Bind, ...]:
     """
     if "gds" not in opened or not host.exists("/dev/nvidia-fs0"):
         return ()
-    there = (path for path in _STORAGE if os.path.exists(host.path(path)))
+    there = (path for path in _STORAGE if host.access(path))
     return tuple(Bind(host.path(path), path, readonly=True) for path in there)
 
 

@@ -100,9 +100,9 @@ def _key(host: Host, module: KernelModule, environment: Mapping[str, str]) -> st
         {os.path.dirname(name) for name in (*libraries.CONFIG_FILES, libraries.FILE_LIST)}
     )
     for tree, share in hostlayout.share_directories(trees, {}):
-        if os.path.isdir(host.path(tree + share)):
+        if host.is_directory(tree + share):
             watched += [f"{tree}{share}/{name}" for name in below]
-    times = [_changed(host.path(path)) for path in watched]
+    times = [host.state(path) for path in watched]
     return cache.digest(
         [_FORMAT, module.version, module.flavour, module.other_version, host.machine],
         [host.boot_id, host.root, watched, times, _specifications(host)],
@@ -112,19 +112,8 @@ def _key(host: Host, module: KernelModule, environment: Mapping[str, str]) -> st
 
 def _specifications(host: Host) -> list[list[int]]:
     """Return the state of every CDI specification: one that is rewritten keeps its directory's."""
-    changed = []
-    for directory in map(host.path, hostlayout.CDI_DIRECTORIES):
-        try:
-            names = sorted(os.listdir(directory))[:_MAX_SPECIFICATIONS]
-        except OSError:
-            continue
-        changed += [_changed(f"{directory}/{name}") for name in names]
-    return changed
-
-
-def _changed(path: str) -> list[int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return []
-    return [status.st_dev, status.st_ino, status.st_mtime_ns]
+    return [
+        host.state(f"{directory}/{name}")
+        for directory in hostlayout.CDI_DIRECTORIES
+        for name in host.names(directory)[:_MAX_SPECIFICATIONS]
+    ]

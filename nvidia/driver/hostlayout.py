@@ -125,7 +125,7 @@ def foreign_platform(host: Host) -> str:
 
 def trees(host: Host) -> tuple[str, ...]:
     """Return those of `TREES` that are there."""
-    return tuple(tree for tree in TREES if not tree or os.path.isdir(host.path(tree)))
+    return tuple(tree for tree in TREES if not tree or host.is_directory(tree))
 
 
 def library_places(host: Host, version: str, trees: tuple[str, ...]) -> tuple[Place, ...]:

@@ -7,7 +7,7 @@ cache, and nothing in the image is written or run.
 
 Choosing reads the ELF headers of some hundred files (0.1 s), so the answer is kept. It holds for
 one state of the driver and of those directories and files of the image where loaders look
-(`_identity`): whoever installs a library in a container, changes its cache, or its C library,
+(`watched`): whoever installs a library in a container, changes its cache, or its C library,
 gets a new one. A library that is overwritten in place, in a directory that stays as it was, is
 not noticed, except the C library.
 """
@@ -15,7 +15,6 @@ not noticed, except the C library.
 from __future__ import annotations
 
 import os
-import stat
 
 from udocker import fastjson
 from udocker.errors import GpuError, StoreError
@@ -64,7 +63,8 @@ def place(
     GpuError when the image cannot load the driver at all.
     """
     words = [_FORMAT, driver.key, capabilities, machine, mode, library_path, preload, image.origin]
-    name = "gpu-" + cache.digest(*words, _identity(image, machine, capabilities, library_path))
+    states = cache.states(image, watched(machine, capabilities, library_path))
+    name = "gpu-" + cache.digest(*words, list(states.items()))
     kept = from_json(cache.load(directory, f"{name}.json"))
     if kept is not None and _still_holds(kept, image):
         return kept
@@ -90,26 +90,11 @@ def _still_holds(kept: Placement, image: Root) -> bool:
     return there and all(image.exists(shadow.destination) for shadow in kept.shadows)
 
 
-def _identity(
-    image: Root, machine: str, capabilities: tuple[str, ...], library_path: str
-) -> list[list[int]]:
-    """Return what changes with those parts of an image that decide.
-
-    Times and sizes, not inodes: a container's own copy of an image has those of the original.
-    """
+def watched(machine: str, capabilities: tuple[str, ...], library_path: str) -> tuple[str, ...]:
+    """Return the files and directories of an image whose states decide what goes into it."""
     places = ldcache.default_directories(machine)
-    watched = [*_WATCHED, *places, *(f"{place}/{_LIBC}" for place in places)]
+    found = [*_WATCHED, *places, *(f"{place}/{_LIBC}" for place in places)]
     if libraries.COMPAT32 in capabilities and machine in ldcache.COMPAT32:
-        watched += ldcache.default_directories(ldcache.COMPAT32[machine])
+        found += ldcache.default_directories(ldcache.COMPAT32[machine])
     named = ldconf.elements(library_path)[:MAX_ELEMENTS]
-    watched += [element for element in named if element.startswith("/")]
-    return [_state(path) for place in watched for path in image.resolve_all(place) or ("",)]
-
-
-def _state(path: str) -> list[int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return []
-    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
-    return [status.st_mtime_ns, size]
+    return (*found, *(element for element in named if element.startswith("/")))

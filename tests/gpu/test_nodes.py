@@ -14,11 +14,12 @@ import pytest
 from gpu import kerneltree
 from gpu.conftest import FAKENODE
 from gpu.kerneltree import ci_minor, gi_minor, pci
+from udocker.commands.withgpus import beside
 from udocker.containers.spec import Bind, ContainerEdits, DeviceNode
 from udocker.errors import GpuError
 from udocker.nvidia.devices import procfiles
 from udocker.nvidia.devices.gpus import find_gpus
-from udocker.nvidia.devices.nodes import beside, find_nodes, make_missing
+from udocker.nvidia.devices.nodes import find_nodes, make_missing
 from udocker.nvidia.wishes import Wish
 
 VIDEO = 44
@@ -213,7 +214,7 @@ import sys
 from udocker.errors import GpuError
 from udocker.host.probe import Host
 from udocker.nvidia.devices.gpus import find_gpus
-from udocker.nvidia.devices.nodes import beside, find_nodes, make_missing
+from udocker.nvidia.devices.nodes import find_nodes, make_missing
 from udocker.nvidia.wishes import Wish
 host = Host()
 print(make_missing(host, find_gpus(host)), [gpu.denial for gpu in find_gpus(host)])

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 
-from udocker import console
 from udocker.containers import features
-from udocker.containers.spec import ContainerEdits
 from udocker.errors import GpuError
 from udocker.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udocker.containers.request import RunRequest
-    from udocker.containers.spec import Engine, RuntimeSpec
+    from udocker.containers.spec import ContainerEdits, Engine, RuntimeSpec
     from udocker.host.probe import Host
     from udocker.host.root import Root
-    from udocker.nvidia.edits import GpuPlan
-    from udocker.nvidia.wishes import GpuRequest
     from udocker.oci import ImageConfig
     from udocker.settings import Settings
 
+_DRAWING = "/dev/dri"
 _PLACE = "/run/udocker"
 """In a container: where what is injected lies, in a file system in memory."""
 
@@ -69,10 +66,9 @@ def with_gpus(
     if request.rocm is None:
         return spec, notes
     from udocker.nvidia.amd.rocm import rocm_edits
-    from udocker.nvidia.devices import nodes
 
     plan = rocm_edits(host, request.rocm, image, settings.environment)
-    shown, edits = nodes.beside(spec.edits, plan.edits)
+    shown, edits = beside(spec.edits, plan.edits)
     return replace(spec, edits=shown | edits), notes + plan.notes
 
 
@@ -88,30 +84,46 @@ def _with_nvidia(
     selection = wish(request, settings)
     if selection is None:
         return spec, _without(request)
-    from udocker.nvidia.devices import nodes
-    from udocker.nvidia.edits import gpu_edits
-    from udocker.nvidia.wishes import GpuRequest, asks, names_gpus
+    from udocker.nvidia import remembered
 
-    asked = GpuRequest(
-        selection,
-        tuple(filter(None, request.gpu_capabilities.split(","))),
+    capabilities = tuple(filter(None, request.gpu_capabilities.split(",")))
+    visible = _visible(request, settings) if request.gpu is None else ""
+    wanted = (selection, capabilities, config.labels, request.cuda_compat, request.gpu_strict)
+    question = remembered.Question(
+        (*wanted, visible, engine.name, sorted(engine.features)),
         spec.process.env,
-        config.labels,
-        request.cuda_compat,
-        is_plain=request.gpu is None and names_gpus(_visible(request, settings)),
-        strict=request.gpu_strict,
+        settings.environment,
+        image,
+        f"{settings.directory}/cache",
     )
-    cache = f"{settings.directory}/cache"
-    plan = gpu_edits(host, asked, image, cache, settings.environment)
-    if request.gpu is None and selection == "auto" and not asks(asked):
-        return spec, ()  # a setting for all images says nothing of those that it does not mean
-    edits, notes = _fitted(plan, selection, engine, cache, dict(spec.process.env), image)
-    if settings.debug:
-        _show(host, settings, asked, plan, edits)
+    found = None if settings.debug else remembered.recall(host, question)
+    if found is None:
+        from udocker.commands import findgpus
+
+        asked = findgpus.request_of(spec.process.env, visible, *wanted)
+        if request.gpu is None and findgpus.is_idle(asked):
+            return spec, ()  # a setting for all images says nothing of those that it does not mean
+        found = findgpus.found(host, question, asked, engine, settings)
+    edits, notes = found
     if features.CHEAP_BINDS in engine.features and edits.library_dirs:
         _check_place(spec)
-    shown, edits = nodes.beside(spec.edits, edits)
+    shown, edits = beside(spec.edits, edits)
     return replace(spec, edits=shown | edits), notes
+
+
+def beside(shown: ContainerEdits, added: ContainerEdits) -> tuple[ContainerEdits, ContainerEdits]:
+    """Return both without the nodes of one that the other's make needless or wrong.
+
+    A container sees the host's /dev/dri whole until single nodes of it are given: then those
+    alone. Nodes in other directories that it sees whole need no second mount, whose place would
+    have to be made on the host.
+    """
+    given = [node.destination for node in added.device_nodes]
+    narrow = any(path.startswith(f"{_DRAWING}/") for path in given)
+    kept = [n for n in shown.device_nodes if not (narrow and n.destination == _DRAWING)]
+    whole = tuple(f"{node.destination}/" for node in kept)
+    new = [node for node in added.device_nodes if not node.destination.startswith(whole)]
+    return replace(shown, device_nodes=tuple(kept)), replace(added, device_nodes=tuple(new))
 
 
 def _check_place(spec: RuntimeSpec) -> None:
@@ -132,31 +144,6 @@ def _check_place(spec: RuntimeSpec) -> None:
             )
 
 
-def _fitted(
-    plan: GpuPlan, selection: str, engine: Engine, cache: str, env: dict[str, str], image: Root
-) -> tuple[ContainerEdits, tuple[str, ...]]:
-    """Return the edits of a plan as the engine shows them best, and all notes."""
-    whole = plan.edits | ContainerEdits(binds=plan.shadows)
-    if features.CHEAP_BINDS in engine.features and features.FEW_MOUNTS not in engine.features:
-        return whole, plan.notes
-    from udocker.nvidia import staging
-
-    if features.CHEAP_BINDS in engine.features:
-        return staging.gather_libraries(whole, cache), plan.notes
-    from udocker.nvidia.devices.selection import UNSELECTIVE
-
-    ways = staging.Ways(
-        links=features.HOST_LINKS in engine.features,
-        loader=features.HOST_LOADER in engine.features,
-    )
-    few = staging.gather(plan.edits, cache, env, image, ways)
-    notes = plan.notes + few.notes
-    if selection not in UNSELECTIVE:
-        shown = "CUDA sees the chosen GPUs only, NVML all that the job may open"
-        notes += (f"gpu: {engine.name} hides no device nodes: {shown}",)
-    return few.edits, notes
-
-
 def _without(request: RunRequest) -> tuple[str, ...]:
     """Return a note on options that say how GPUs are given, where none is."""
     told = {
@@ -166,22 +153,3 @@ def _without(request: RunRequest) -> tuple[str, ...]:
     }
     idle = [option for option, given in told.items() if given and request.gpu is None]
     return (f"{', '.join(idle)} has no effect without --gpu",) if idle else ()
-
-
-def _show(
-    host: Host, settings: Settings, asked: GpuRequest, plan: GpuPlan, few: ContainerEdits
-) -> None:
-    """Say where the driver's files come from, what was decided, and how much it is."""
-    from udocker.nvidia import driver
-
-    found = driver.load(host, f"{settings.directory}/cache", settings.environment)
-    what = "no driver"
-    if found:
-        what = f"driver {found.version} by {found.source}, layout {found.layout}"
-    console.say(f"udocker: gpu: {what}; wanted: {asked.selection}")
-    gpus = ", ".join(gpu.uuid or gpu.pci for gpu in plan.gpus)
-    console.say(f"udocker: gpu: {len(plan.gpus)} GPUs" + f" ({gpus})" * bool(gpus))
-    counts = f"{len(few.device_nodes)} nodes, {len(few.binds)} binds, {len(few.symlinks)} links"
-    console.say(f"udocker: gpu: {counts}, {len(plan.shadows)} files hidden")
-    for name, value in few.env:
-        console.say(f"udocker: gpu: {name}={value}")

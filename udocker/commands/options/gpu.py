@@ -25,7 +25,7 @@ def wishes(values: Values, _: Mapping[str, str], notes: list[str]) -> dict[str, 
     docker = values.last("gpus")
     selection, more = (None, []) if docker is None else parse_docker(docker)
     capabilities += [word for word in more if word not in capabilities]
-    if capabilities:
+    if capabilities:  # else nothing need know the driver's, 1 ms
         _check_capabilities(capabilities)
     made = {
         "gpu_capabilities": ",".join(capabilities),
