@@ -56,14 +56,15 @@ def config(
     *,
     faked: bool,
     terminal: bool,
+    seen: View | None = None,
 ) -> str:
     """Return config.json for running `args` with `env` in place of the program of `spec`.
 
-    `faked`: calls that one user alone cannot make seem to succeed. With `terminal` the program
-    has one of its own, of the size of the caller's. Raises StartError for what cannot be said
-    in JSON, or has no place in the container.
+    `seen` is the `view` of `spec`, where somebody has it. `faked`: calls that one user alone
+    cannot make seem to succeed. With `terminal` the program has one of its own, of the size of the
+    caller's. Raises StartError for what cannot be said in JSON, or has no place in the container.
     """
-    seen = view(spec)
+    seen = seen or view(spec)
     document: dict[str, Any] = {
         "ociVersion": VERSION,
         "process": _process(spec, args, env, terminal=terminal),

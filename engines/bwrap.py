@@ -60,7 +60,7 @@ class BwrapEngine(ExternalEngine):
             *(features.PRIVATE_NETWORK, features.PROCESS_NAMESPACE, features.READ_ONLY_ROOT),
             *(features.READ_ONLY_BINDS, features.STATIC_PROGRAMS, features.MUSL),
             *(features.NESTED_BINDS, features.DEVICES, features.OWN_NAMES),
-            *(features.KEEP_ID, features.CHEAP_BINDS, features.FEW_MOUNTS),
+            *(features.KEEP_ID, features.CHEAP_BINDS, features.FEW_MOUNTS, features.OWN_LINKS),
         )
     )
 
@@ -68,6 +68,7 @@ class BwrapEngine(ExternalEngine):
         """`directory` is the store's."""
         super().__init__(directory, mode)
         self._spec: RuntimeSpec | None = None
+        self._seen: View | None = None
 
     def obstacle(self, host: Host) -> str | None:
         """Return why it cannot run here; None when a container has been run with it."""
@@ -80,19 +81,22 @@ class BwrapEngine(ExternalEngine):
     def plan(self, spec: RuntimeSpec, lock: int | None = None) -> Launch:
         """Return the command that runs `spec`. Raises StartError for what bwrap cannot do."""
         _refuse_impossible(spec)
-        self._spec = spec
-        words = (self._installed().path, *_words(spec, view(spec)))
+        self._spec, self._seen = spec, view(spec)
+        words = (self._installed().path, *_words(spec, self._seen))
         if spec.process.user.uid == 0:
             python = (sys.executable or "python3", "-I", "-S", SCRIPT)
             words = (*python, "--no-root", "--fake-root", "--", *words)
-        files = text_files(spec)
-        return Launch(words, _ENVIRONMENT, files, spec.limits, spec.cpus, umask=spec.umask)
+        files, links = text_files(spec), tuple(self._seen.links)
+        return Launch(
+            words, _ENVIRONMENT, files, spec.limits, spec.cpus, links=links, umask=spec.umask
+        )
 
     def start(self, launch: Launch) -> NoReturn:
         """Stay in the program's place, which bwrap runs; 125, 126, 127 when it cannot be run."""
         try:
-            assert self._spec is not None, "nothing was planned"
-            executable.check_program(view(self._spec), self._spec.process)
+            assert self._spec and self._seen, "nothing was planned"
+            launching.make_links(launch)
+            executable.check_program(self._seen, self._spec.process)
             standin.stand_in(_Bubblewrap(launch, self._installed().path, self._spec))
         except UdockerError as error:
             console.say_error(error)
@@ -236,7 +240,7 @@ def _words(spec: RuntimeSpec, seen: View) -> Iterator[str]:
     if spec.hostname:
         yield from ("--unshare-uts", "--hostname", spec.hostname)
     yield from ("--bind", os.path.realpath(spec.rootfs.tree), "/")
-    for mount in seen.placed:
+    for mount in _in_order(seen.placed):
         yield from _mount_words(spec, mount)
     yield from ("--dir", seen.resolve(process.cwd), "--chdir", process.cwd)
     for mount in seen.placed:
@@ -246,6 +250,24 @@ def _words(spec: RuntimeSpec, seen: View) -> Iterator[str]:
         yield from ("--remount-ro", "/")
     yield from _environment_words(spec)
     yield from ("--", *process.args)
+
+
+def _in_order(placed: list[Mount]) -> list[Mount]:
+    """Return the mounts so that the host's many below /proc and /sys come last, if they can.
+
+    After each bind bwrap reads the list of all mounts there are, these too. Source: bubblewrap
+    0.8, bind-mount.c.
+    """
+    last = [
+        mount
+        for mount in placed
+        if mount.destination in _WITH_MANY
+        and not any(other.destination.startswith(f"{mount.destination}/") for other in placed)
+    ]
+    return [mount for mount in placed if mount not in last] + last
+
+
+_WITH_MANY = ("/proc", "/sys")
 
 
 def _environment_words(spec: RuntimeSpec) -> Iterator[str]:

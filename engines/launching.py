@@ -53,6 +53,18 @@ def prepare_process(launch: Launch) -> None:
             raise StartError(f"cannot run on the processors {launch.cpus}: {error}") from error
 
 
+def make_links(launch: Launch) -> None:
+    """The links of a launch stand, or what has come into their places. Raises StartError."""
+    for path, target in launch.links:
+        _make_directory(os.path.dirname(path))
+        try:
+            os.symlink(target, path)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise StartError(f"cannot make the link {path}: {error.strerror}") from error
+
+
 def _make_directory(path: str) -> None:
     try:
         os.makedirs(path, exist_ok=True)

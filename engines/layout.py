@@ -89,7 +89,8 @@ def _asked(spec: RuntimeSpec) -> Iterator[Mount]:
     for bind in spec.edits.binds:
         yield Mount(bind.destination, bind.source, bind.readonly)
     for link in spec.edits.symlinks:
-        yield _linked(spec, link)
+        if not _leads_to_injected(link):
+            yield _linked(spec, link)
 
 
 def _options(memory: Tmpfs) -> str:
@@ -111,8 +112,30 @@ def _linked(spec: RuntimeSpec, link: Symlink) -> Mount:
     image = View(spec.rootfs.tree)
     found = image.host_path(image.resolve(target))
     if found is None or not os.path.exists(found):
-        raise StartError(f"cannot link {link.path} to {link.target}, which is not in the container")
+        raise _leads_nowhere(link)
     return Mount(link.path, found)
+
+
+def _leads_nowhere(link: Symlink) -> StartError:
+    return StartError(f"cannot link {link.path} to {link.target}, which is not in the container")
+
+
+def _has_place(path: str, target: str) -> bool:
+    """Tell whether a link stands at a host path, or nothing does and it can be made."""
+    try:
+        return os.readlink(path) == target
+    except FileNotFoundError:
+        directory = os.path.dirname(path)
+    except OSError:  # what is there is no link
+        return False
+    while not os.path.lexists(directory):
+        directory = os.path.dirname(directory)
+    return os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)
+
+
+def _leads_to_injected(link: Symlink) -> bool:
+    """Tell whether a link of the container's files leads to what is there during a run only."""
+    return link.target.startswith(f"{OWN}/") and not link.path.startswith(f"{OWN}/")
 
 
 def _is_below(path: str, directory: str) -> bool:
@@ -139,6 +162,10 @@ class View:
         self._rootfs = rootfs.rstrip("/")
         self.placed: list[Mount] = []
         """The mounts, with destinations that are free of links."""
+        self.links: list[tuple[str, str]] = []
+        """Host paths and targets of links that are to be made in the container's own files."""
+        self._numbers: dict[str, int] = {}
+        """Of the last mount at each destination."""
 
     def place(self, mount: Mount) -> None:
         """`mount` shows from now on. Raises StartError where it cannot."""
@@ -149,7 +176,26 @@ class View:
         if over is not None and os.path.isdir(over) and not self._is_directory(mount):
             text = f"{mount.destination} is a directory in the container: no file can show there"
             raise StartError(text)
+        self._numbers[real] = len(self.placed)
         self.placed.append(replace(mount, destination=real))
+
+    def link(self, link: Symlink, *, can_write: bool) -> None:
+        """`link` shows from now on: as such in the container's own files, if it has its place.
+
+        Where something is already, in volumes and where nothing can be made, what it leads to is
+        mounted; everywhere unless this `can_write`. A link that stands need not be made.
+        """
+        above, _, name = link.path.rpartition("/")
+        place = f"{self.resolve(above).rstrip('/')}/{name}"
+        own = self._rootfs + place
+        if can_write and self.host_path(place) == own and _has_place(own, link.target):
+            if not os.path.islink(own):
+                self.links.append((own, link.target))
+            return
+        source = self.host_path(self.resolve(link.target))
+        if source is None or not os.path.exists(source):
+            raise _leads_nowhere(link)
+        self.place(Mount(link.path, source, readonly=True))
 
     @staticmethod
     def _is_directory(mount: Mount) -> bool:
@@ -181,10 +227,18 @@ class View:
 
     def host_path(self, real: str) -> str | None:
         """Return where a path without links lies on the host; None: in a new file system."""
-        for mount in reversed(self.placed):
-            if _is_below(real, mount.destination):
-                return mount.source + real[len(mount.destination) :] if mount.source else None
-        return self._rootfs + real
+        mount = self._over(real)
+        if mount is None:
+            return self._rootfs + real
+        return mount.source + real[len(mount.destination) :] if mount.source else None
+
+    def _over(self, real: str) -> Mount | None:
+        """Return the mount in which a path without links lies; None: it lies in none."""
+        above, last = real, -1
+        while above:
+            last = max(last, self._numbers.get(above, -1))
+            above = above.rpartition("/")[0]
+        return self.placed[last] if last >= 0 else None
 
     def status(self, path: str) -> os.stat_result | None:
         """Return what stat(2) would say in the container; None where nothing is there.
@@ -213,6 +267,9 @@ class View:
             os.close(fd)
 
     def _link(self, real: str) -> str | None:
+        mount = self._over(real)
+        if mount and mount.destination == real:  # of a link the mount is what that leads to
+            return None
         host = self.host_path(real)
         try:
             return os.readlink(host) if host is not None else None
@@ -225,6 +282,8 @@ def view(spec: RuntimeSpec) -> View:
     seen = View(os.path.realpath(spec.rootfs.tree))
     for mount in mounts(spec):
         seen.place(mount)
+    for link in filter(_leads_to_injected, spec.edits.symlinks):
+        seen.link(link, can_write=spec.rootfs.flat)  # never in an image's, which others share
     return seen
 
 
@@ -232,8 +291,12 @@ def with_submounts(mount: Mount, points: Points) -> Iterator[Mount]:
     """Yield `mount` and the mounts below its source, one by one, for who makes each read-only."""
     yield mount
     top = os.path.realpath(mount.source)
-    for point in points.below(top):
+    for point in filter(_is_in_reach, points.below(top)):
         yield replace(mount, source=point, destination=mount.destination + point[len(top) :])
+
+
+def _is_in_reach(point: str) -> bool:
+    return os.access(point, os.F_OK)
 
 
 class Points:
@@ -245,7 +308,8 @@ class Points:
     def below(self, directory: str) -> Iterator[str]:
         """Yield the host paths of mounts below a directory (free of links), higher ones first.
 
-        A file has none.
+        A file has none. Some may be out of this user's reach, and are there still: a bind without
+        them is refused.
         """
         if not os.path.isdir(directory):
             return
@@ -253,7 +317,7 @@ class Points:
             self._known = tuple(dict.fromkeys(_mount_points()))
         start = directory.rstrip("/") + "/"
         for point in self._known:
-            if point.startswith(start) and os.access(point, os.F_OK):
+            if point.startswith(start):
                 yield point
 
 

@@ -33,9 +33,11 @@ from udocker.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import NoReturn
 
     from udocker.containers.spec import RuntimeSpec
+    from udocker.engines.layout import View
     from udocker.engines.programs import Installed
     from udocker.host.probe import Host
 
@@ -53,7 +55,7 @@ class RuncEngine(ExternalEngine):
             *(features.READ_ONLY_ROOT, features.READ_ONLY_BINDS),
             *(features.STATIC_PROGRAMS, features.MUSL),
             *(features.NESTED_BINDS, features.DEVICES, features.OWN_NAMES),
-            *(features.CHEAP_BINDS, features.FEW_MOUNTS),
+            *(features.CHEAP_BINDS, features.FEW_MOUNTS, features.OWN_LINKS),
         )
     )
     options: tuple[str, ...] = ()
@@ -65,6 +67,7 @@ class RuncEngine(ExternalEngine):
         """`directory` is the store's."""
         super().__init__(directory, mode)
         self._spec: RuntimeSpec | None = None
+        self._seen: View | None = None
         self._lock = -1
         self._listener: Listener | None = None
         self._told_by = -1
@@ -86,7 +89,7 @@ class RuncEngine(ExternalEngine):
         """Nothing is planned, and nobody listens any more."""
         if self._listener:
             self._listener.close()
-        self._spec = self._listener = None
+        self._spec = self._seen = self._listener = None
 
     def plan(self, spec: RuntimeSpec, lock: int | None = None) -> Launch:
         """Return the command that runs `spec`. Raises StartError for what it cannot do."""
@@ -94,20 +97,20 @@ class RuncEngine(ExternalEngine):
         self._spec, self._lock = spec, -1 if lock is None else lock
         own_terminal = spec.process.terminal and os.isatty(0)
         if self.mode == "R1":
-            faked = spec.process.user.uid == 0
             env = launching.environment(spec)
-            text = bundle.config(spec, spec.process.args, env, faked=faked, terminal=own_terminal)
+            text, self._seen = _config(spec, spec.process.args, env, terminal=own_terminal)
         else:
-            text = self._nested(spec, terminal=own_terminal)
+            text, self._seen = self._nested(spec, terminal=own_terminal)
         run = ("run", "--bundle", spec.scratch, "--pid-file", _pid_file(spec.scratch))
         notes = ("--root", f"{spec.scratch}/state", "--log", f"{spec.scratch}/log")
         name = "-".join(spec.scratch.split("/")[-3:])
         words = (self._installed().path, *notes, *self.options, *run, "--no-new-keyring", name)
         env = (("PATH", self.path), ("XDG_RUNTIME_DIR", spec.scratch))
-        return Launch(words, env, bundle.files(spec, text), spec.limits, spec.cpus)
+        files, links = bundle.files(spec, text), tuple(self._seen.links)
+        return Launch(words, env, files, spec.limits, spec.cpus, links=links)
 
-    def _nested(self, spec: RuntimeSpec, *, terminal: bool) -> str:
-        """Return config.json for the program under PRoot, which `_listener` hears of."""
+    def _nested(self, spec: RuntimeSpec, *, terminal: bool) -> tuple[str, View]:
+        """Return what `_config` does for the program under PRoot, which `_listener` hears of."""
         self._listener = self._listener or Listener()
         self._listener.program = spec.process.args[0]
         own = (self._lock, self._listener.fd)
@@ -117,15 +120,13 @@ class RuncEngine(ExternalEngine):
         found = nested.find(self.directory)
         args = nested.words(spec, found, self._told_by)
         env = nested.environment(found, launching.environment(spec), self.mode)
-        faked = spec.process.user.uid == 0  # PRoot alone does not forgive ids that are not mapped
-        inner = nested.with_files(spec, found)
-        return bundle.config(inner, args, env, faked=faked, terminal=terminal)
+        return _config(nested.with_files(spec, found), args, env, terminal=terminal)
 
     def _passed_on(self) -> list[int]:
         """Return the descriptors that the container gets. Raises StartError for no program."""
-        assert self._spec is not None, "nothing was planned"
+        assert self._spec and self._seen, "nothing was planned"
         if self._listener is None:
-            executable.check_program(view(self._spec), self._spec.process)
+            executable.check_program(self._seen, self._spec.process)
             return _inherited(self._lock)
         os.dup2(self._listener.fd, self._told_by)
         return _inherited(self._lock, self._listener.fd)
@@ -134,6 +135,7 @@ class RuncEngine(ExternalEngine):
         """Become the runtime, or stay in its place until the program ends; 125, 126, 127."""
         try:
             assert self._spec is not None, "nothing was planned"
+            launching.make_links(launch)
             open_files = self._passed_on()
             _fill_gaps(open_files)
             kept = ("--preserve-fds", str(max(open_files, default=2) - 2))
@@ -205,6 +207,15 @@ class RuncEngine(ExternalEngine):
             )
 
 
+def _config(
+    spec: RuntimeSpec, args: Sequence[str], env: bundle.Variables, *, terminal: bool
+) -> tuple[str, View]:
+    """Return config.json for running `args`, and the container as they see it."""
+    seen = view(spec)
+    faked = spec.process.user.uid == 0  # PRoot alone does not forgive ids that are not mapped
+    return bundle.config(spec, args, env, faked=faked, terminal=terminal, seen=seen), seen
+
+
 class CrunEngine(RuncEngine):
     """Runs containers as directories, by crun."""
 
@@ -234,11 +245,8 @@ def _inherited(*own: int) -> list[int]:
 
     The container's lock is held by who stays behind, which is there as long as the program is.
     """
-    found = []
-    for number in map(int, os.listdir("/proc/self/fd")):  # one of them is that of the listing
-        if number > 2 and number not in own and _is_inherited(number):
-            found.append(number)
-    return found
+    numbers = map(int, os.listdir("/proc/self/fd"))  # one of them is that of the listing
+    return [n for n in numbers if n > 2 and n not in own and _is_inherited(n)]
 
 
 def _fill_gaps(open_files: list[int]) -> None:

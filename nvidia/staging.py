@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 
 from udocker import disk, trees
-from udocker.containers.spec import Bind, ContainerEdits
+from udocker.containers.spec import Bind, ContainerEdits, Symlink
 from udocker.errors import GpuError, StoreError
 from udocker.host import ldcache
 from udocker.nvidia import cache, relocation
@@ -110,15 +110,25 @@ def gather(
     )
 
 
-def gather_libraries(edits: ContainerEdits, cache_directory: str) -> ContainerEdits:
+def gather_libraries(
+    edits: ContainerEdits, cache_directory: str, *, linked: bool = False
+) -> ContainerEdits:
     """Return `edits` in which one bind of links and those of the host's directories show libraries.
 
     For programs that mount for us, which look at all mounts for each new one; all other files
-    keep their paths. Raises GpuError.
+    keep their paths. With `linked`, links lead from these to the directory of links where they
+    have a place in it. Raises GpuError.
     """
     stage, inside = _Stage(), f"{DIRECTORY}/"
-    kept = [b for b in edits.binds if not (b.destination.startswith(inside) and stage.takes(b))]
-    links = [
+    kept, links = [], []
+    for bind in edits.binds:
+        within = bind.destination.startswith(inside)
+        if not ((within or linked) and stage.takes(bind)):
+            kept.append(bind)
+        elif not within:
+            place = relocation.place_of(bind.destination)
+            links.append(Symlink(bind.destination, f"{DIRECTORY}/{place}"))
+    links += [
         link
         for link in edits.symlinks
         if not (link.path.startswith(inside) and stage.takes_link(link.path, link.target))

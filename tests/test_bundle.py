@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import stat
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import udocker
 from udocker.containers.spec import (
     Bind,
     ContainerEdits,
+    Launch,
     Limit,
     Process,
     Rootfs,
@@ -21,7 +23,7 @@ from udocker.containers.spec import (
     Tmpfs,
     User,
 )
-from udocker.engines import bundle, layout
+from udocker.engines import bundle, launching, layout
 from udocker.errors import StartError
 from udocker.values import replace
 
@@ -115,6 +117,104 @@ def test_links_of_a_volume_are_followed_in_the_container(spec, tmp_path):
     os.symlink("/srv/target", tmp_path / "volume/link")
     binds = (Bind(str(tmp_path / "volume"), "/data"), Bind("/usr", "/data/link/x"))
     assert "/srv/target/x" in mounts(replace(spec, edits=ContainerEdits(binds=binds)))
+
+
+@pytest.fixture
+def injected(spec, tmp_path):
+    """A spec with a link in /usr/bin to a program that lies in what is injected."""
+    os.makedirs(f"{spec.rootfs.tree}/usr/bin")
+    drawer = tmp_path / "links/bin"
+    drawer.mkdir(parents=True)
+    os.symlink("/run/udocker/gpu/host/sh", drawer / "smi")
+    binds = (
+        Bind(str(tmp_path / "links"), f"{layout.OWN}/gpu", readonly=True),
+        Bind("/bin", f"{layout.OWN}/gpu/host", readonly=True),
+    )
+    link = Symlink("/usr/bin/smi", f"{layout.OWN}/gpu/bin/smi")
+    return replace(spec, edits=ContainerEdits(binds=binds, symlinks=(link,)))
+
+
+def test_a_link_to_what_is_injected_stands_in_the_containers_files(injected):
+    place, target = f"{injected.rootfs.tree}/usr/bin/smi", f"{layout.OWN}/gpu/bin/smi"
+    seen = layout.view(injected)
+    assert seen.links == [(place, target)] and "/usr/bin/smi" not in mounts(injected)
+    launch = Launch(("true",), links=tuple(seen.links))
+    launching.make_links(launch)
+    launching.make_links(launch)
+    assert os.readlink(place) == target
+    assert stat.S_ISREG(seen.status("/usr/bin/smi").st_mode)
+    again = layout.view(injected)
+    assert again.links == [] and again.placed == seen.placed
+
+
+def test_directories_are_made_for_a_link_and_what_has_come_to_its_place_stays(tmp_path):
+    launch = Launch(("true",), links=((f"{tmp_path}/a/b/link", "/run/udocker/x"),))
+    launching.make_links(launch)
+    assert os.readlink(tmp_path / "a/b/link") == "/run/udocker/x"
+    (tmp_path / "a/b/link").unlink()
+    (tmp_path / "a/b/link").write_text("the container's")
+    launching.make_links(launch)
+    assert (tmp_path / "a/b/link").read_text() == "the container's"
+
+
+IN_ITS_PLACE = {
+    "a file": lambda root, path: open(path, "w").close(),
+    "another link": lambda root, path: os.symlink("/usr/bin/other", path),
+    "files of an image": lambda root, path: None,
+    "a directory of the host": lambda root, path: None,
+    "a directory of the host by a link": lambda root, path: [
+        os.rename(f"{root}/usr/bin", f"{root}/usr/old"),
+        os.symlink("/srv/volume", f"{root}/usr/bin"),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", IN_ITS_PLACE)
+def test_where_a_link_has_no_place_what_it_leads_to_is_mounted(injected, tmp_path, kind):
+    root = injected.rootfs.tree
+    IN_ITS_PLACE[kind](root, f"{root}/usr/bin/smi")
+    (tmp_path / "volume").mkdir()
+    if "host" in kind:
+        over = "/srv/volume" if "link" in kind else "/usr/bin"
+        binds = (*injected.edits.binds, Bind(str(tmp_path / "volume"), over))
+        injected = replace(injected, edits=replace(injected.edits, binds=binds))
+    if "image" in kind:
+        injected = replace(injected, rootfs=Rootfs(root))
+    seen = layout.view(injected)
+    assert seen.links == []
+    assert os.path.samefile(seen.placed[-1].source, "/bin/sh") and seen.placed[-1].readonly
+    real = {
+        "another link": "/usr/bin/other",
+        "a directory of the host by a link": "/srv/volume/smi",
+    }
+    assert seen.placed[-1].destination == real.get(kind, "/usr/bin/smi")
+    assert os.listdir(tmp_path / "volume") == []
+
+
+def test_a_volume_that_is_a_link_of_the_host_is_what_that_leads_to(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/file").write_text("x")
+    os.symlink("real", tmp_path / "link")
+    seen = layout.View(str(tmp_path / "root"))
+    seen.place(layout.Mount("/data", str(tmp_path / "link")))
+    assert seen.resolve("/data/file") == "/data/file"
+    assert seen.status("/data/file").st_size == 1
+
+
+def test_a_link_to_nothing_that_is_injected_is_refused(injected):
+    links = (Symlink("/srv", f"{layout.OWN}/gpu/none"), Symlink("/usr/lib", f"{layout.OWN}/none"))
+    for link in links:
+        with pytest.raises(StartError, match="none, which is not in the container"):
+            layout.view(replace(injected, edits=replace(injected.edits, symlinks=(link,))))
+
+
+def test_what_was_mounted_last_shows(tmp_path):
+    seen = layout.View(str(tmp_path))
+    for place, source in (("/a/b", "/one"), ("/a", "/two"), ("/a/b/c", "/three"), ("/a/b", "")):
+        seen.place(layout.Mount(place, source, kind="bind" if source else "tmpfs"))
+        assert seen.host_path(f"{place}/x") == (f"{source}/x" if source else None)
+    assert seen.host_path("/a/x") == "/two/x" and seen.host_path("/a") == "/two"
+    assert seen.host_path("/a/b/c/x") is None and seen.host_path("/ab") == f"{tmp_path}/ab"
 
 
 def test_a_circle_of_links_and_a_file_over_a_directory_are_refused(spec):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import stat
 import threading
@@ -111,6 +112,23 @@ def test_libraries_alone_are_gathered_for_programs_that_mount(driver_edits, tmp_
     assert few.symlinks == ()
     assert few.env == edits.env
     assert staging.gather_libraries(few, str(tmp_path / "kept")) == few
+
+
+@pytest.mark.parametrize("layout", ["deb", "rhel", "usrlocal"])
+def test_links_lead_to_programs_and_configuration_where_those_may_stand(
+    driver_edits, tmp_path, layout
+):
+    edits = driver_edits(layout)
+    few = staging.gather_libraries(edits, str(tmp_path / "kept"), linked=True)
+    assert len(few.binds) < 10 < len(few.symlinks)
+    known = {link.path: link.target for link in few.symlinks}
+    for bind in edits.binds:
+        path = known.get(bind.destination, bind.destination)
+        found = lead(few, path)
+        assert found == bind.source or filecmp.cmp(found, bind.source, shallow=False)
+        assert (path == bind.destination) or path.startswith(f"{DIRECTORY}/")
+    assert "/usr/bin/nvidia-smi" in known
+    assert few.env == edits.env
 
 
 def test_nothing_of_the_driver_is_copied(driver_edits, gather):

@@ -78,7 +78,8 @@ def _fitted(
     from udocker.nvidia import staging
 
     if features.CHEAP_BINDS in engine.features:
-        return staging.gather_libraries(whole, kept), plan.notes
+        linked = features.OWN_LINKS in engine.features
+        return staging.gather_libraries(whole, kept, linked=linked), plan.notes
     ways = staging.Ways(
         links=features.HOST_LINKS in engine.features,
         loader=features.HOST_LOADER in engine.features,
