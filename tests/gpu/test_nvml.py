@@ -14,7 +14,8 @@ SCRIPT = """
 import sys
 from udocker.errors import GpuError
 from udocker.host.probe import Host
-from udocker.nvidia import driver, nvml
+from udocker.nvidia import driver
+from udocker.nvidia.devices import nvml
 try:
     for gpu in nvml.list_gpus(driver.find(Host(sys.argv[1]))):
         print(gpu.index, gpu.uuid, gpu.name, gpu.minor, gpu.pci, gpu.memory_bytes >> 30, end=" ")

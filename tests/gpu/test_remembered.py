@@ -113,6 +113,8 @@ OF_IMAGE = {
     "a library": lambda s: s.write(f"{LIBRARIES}/libother.so", "x", s.image.path),
     "another C library": lambda s: s.write(f"{LIBRARIES}/libc.so.6", "xx", s.image.path),
     "a library cache": lambda s: s.write("etc/ld.so.cache", "x", s.image.path),
+    "an ldconfig": lambda s: s.write("sbin/ldconfig", "x", s.image.path),
+    "a shell": lambda s: s.write("bin/sh", "x", s.image.path),
     "a newer CUDA": lambda s: s.write("usr/local/cuda/compat/libcuda.so.1", "x", s.image.path),
 }
 
