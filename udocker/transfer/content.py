@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from udocker import disk
 from udocker.errors import StoreError, UnpackError
 from udocker.images.blobs import CHUNK_BYTES
-from udocker.images.compression import decompress
+from udocker.images.compression import decompress, trailer
 from udocker.oci import MAX_DOCUMENT_BYTES, Digest, ImageConfig, Manifest
 from udocker.values import dataclass
 
@@ -95,9 +95,8 @@ def tar_chunks(blobs: BlobStore, layer: Descriptor, diff_id: Digest) -> Iterator
     """Yield the tar stream of a layer. Raises StoreError, at the end, if it is another one."""
     hasher = hashlib.new(diff_id.algorithm)
     try:
-        for chunk in decompress.chunks(blob_chunks(blobs, layer), expansion=0):
-            hasher.update(chunk)
-            yield chunk
+        inflated = decompress.chunks(blob_chunks(blobs, layer), expansion=0)
+        yield from trailer.completed(inflated, hasher, diff_id.hex)
     except UnpackError as error:
         raise _damaged(f"layer {layer.digest}") from error
     if hasher.hexdigest() != diff_id.hex:

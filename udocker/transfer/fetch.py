@@ -10,7 +10,7 @@ from udocker import trees
 from udocker.errors import IntegrityError, UnpackError
 from udocker.images import layers
 from udocker.images.blobs import CHUNK_BYTES
-from udocker.images.compression import decompress
+from udocker.images.compression import decompress, trailer
 from udocker.images.compression.bounds import EXPANSION
 from udocker.oci import Digest
 from udocker.transfer.parallel.stages import LITTLE_BYTES, ahead, in_step
@@ -93,9 +93,13 @@ class LayerFetcher:
         """Return what `use` makes of a layer's content, of which every byte is verified then."""
         compressed = self._bytes(layer, report)
         hasher = hashlib.new(diff_id.algorithm)
+
+        def hashed(content: Iterator[bytes]) -> Iterator[bytes]:
+            return trailer.completed(content, hasher, diff_id.hex)
+
         try:
             step = ahead if layer.size_bytes > LITTLE_BYTES else in_step
-            used = self._in_steps(compressed, hasher, use, step)
+            used = self._in_steps(compressed, hashed, use, step)
         except UnpackError as error:
             _pass_over(compressed)  # wrong bytes are the likelier reason: the digest will tell
             raise UnpackError(f"layer {layer.digest}: {error.message}", hint=error.hint) from error
@@ -108,7 +112,7 @@ class LayerFetcher:
     def _in_steps(
         self,
         compressed: Iterator[bytes],
-        hasher: hashlib._Hash,
+        hashed: Callable[[Iterator[bytes]], Iterator[bytes]],
         use: Callable[[Iterator[bytes]], _T],
         step: Step,
     ) -> _T:
@@ -117,7 +121,7 @@ class LayerFetcher:
             received = steps.enter_context(closing(step(compressed)))
             content = decompress.chunks(received, expansion=self._expansion)
             inflated = steps.enter_context(closing(step(content)))
-            return use(steps.enter_context(closing(step(_hashed(inflated, hasher)))))
+            return use(steps.enter_context(closing(step(hashed(inflated)))))
 
     def _bytes(self, layer: Descriptor, report: Report) -> Iterator[bytes]:
         """Yield the layer's bytes; after the last one the blob is in the store, verified."""

@@ -15,7 +15,7 @@ from udocker import disk, fastjson, trees
 from udocker.errors import InvalidDocument, StoreError, UnpackError
 from udocker.images import layers
 from udocker.images.blobs import CHUNK_BYTES
-from udocker.images.compression import decompress
+from udocker.images.compression import decompress, trailer
 from udocker.images.layers import LayerTree
 from udocker.images.layers.compare import differences
 from udocker.images.treestore import open_to_readers
@@ -153,8 +153,9 @@ class _Check:
         compressed = _hashed(_chunks(path, report), outer)
         tree = failure = None
         try:
-            inflated = _hashed(decompress.chunks(compressed, expansion=0), inner)
-            tree = layers.unpack(inflated, directory, hollow=not self._deep)
+            inflated = decompress.chunks(compressed, expansion=0)
+            whole = trailer.completed(inflated, inner, diff_id.hex)
+            tree = layers.unpack(whole, directory, hollow=not self._deep)
         except UnpackError as error:  # wrong bytes are the likelier reason
             failure = error
         for _ in compressed:
