@@ -100,13 +100,14 @@ def _changed(path: str) -> float:
         return 0  # another one removes it
 
 
-def save(directory: str, name: str, data: bytes, *, mode: int = 0o644) -> str:
+def save(directory: str, name: str, data: bytes, *, mode: int = 0o644, sync: bool = True) -> str:
     """Keep `data` under `name` and return its host path; it appears whole or not at all.
 
-    Raises StoreError. Others may do the same at the same time: the name says the content.
+    Without `sync` a machine that loses power may forget it, or leave it empty. Raises StoreError.
+    Others may do the same at the same time: the name says the content.
     """
     path = os.path.join(disk.make_directory(directory), name)
-    disk.write_whole(path, data, mode=mode)
+    disk.write_whole(path, data, mode=mode, sync=sync)
     return path
 
 

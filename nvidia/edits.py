@@ -76,13 +76,20 @@ def _plan(
     nodes, node_notes = find_nodes(host, gpus, wish)
     program = dict(request.program_env)
     library_path = program.get("LD_LIBRARY_PATH", "")
-    places = placement.watched(host.machine, capabilities, library_path)
-    watched = cache.states(
-        image, (*places, *ldconfig.WATCHED)
-    )  # before anything is decided by them
-    words = {"host_root": host.root, "mode": request.compat, "library_path": library_path}
-    words["preload"] = program.get("LD_PRELOAD", "")
-    placed = placement.place(found, capabilities, image, host.machine, cache_directory, **words)
+    places = (*placement.watched(host.machine, capabilities, library_path), *ldconfig.WATCHED)
+    watched = cache.states(image, places)  # before anything is decided by them
+    placed = placement.place(
+        found,
+        capabilities,
+        image,
+        host.machine,
+        cache_directory,
+        host_root=host.root,
+        mode=request.compat,
+        library_path=library_path,
+        preload=program.get("LD_PRELOAD", ""),
+        states=watched,
+    )
     edits = ContainerEdits(
         env=selection.visible_devices(gpus, wish.selection, environment)
         + tuple(pair for pair in placed.variables if pair[0] not in program),

@@ -85,7 +85,8 @@ def keep(
         notes,
     ]
     try:
-        cache.save(question.directory, question.name(host), fastjson.dumps(kept).encode())
+        data = fastjson.dumps(kept).encode()
+        cache.save(question.directory, question.name(host), data, sync=False)
     except StoreError:
         pass  # only the next start is slower
 

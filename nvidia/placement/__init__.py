@@ -25,6 +25,8 @@ from udocker.nvidia.placement.placed import MAX_ELEMENTS, Placement, from_json, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from udocker.host.root import Root
     from udocker.nvidia.driver.installation import Driver
 
@@ -55,15 +57,17 @@ def place(
     mode: str = "auto",
     library_path: str = "",
     preload: str = "",
+    states: Mapping[str, list[list[int]]] | None = None,
 ) -> Placement:
     """Return what of `driver` goes into `image` for `capabilities`.
 
     `host_root` is where the host's files lie, `mode` that of `compat.decide`, `library_path` and
-    `preload` are the program's LD_LIBRARY_PATH and LD_PRELOAD. Remembered in `directory`. Raises
-    GpuError when the image cannot load the driver at all.
+    `preload` are the program's LD_LIBRARY_PATH and LD_PRELOAD, `states` those of what is `watched`
+    and perhaps more, where somebody has them. Remembered in `directory`. Raises GpuError when the
+    image cannot load the driver at all.
     """
     words = [_FORMAT, driver.key, capabilities, machine, mode, library_path, preload, image.origin]
-    states = cache.states(image, watched(machine, capabilities, library_path))
+    states = states or cache.states(image, watched(machine, capabilities, library_path))
     name = "gpu-" + cache.digest(*words, list(states.items()))
     kept = from_json(cache.load(directory, f"{name}.json"))
     if kept is not None and _still_holds(kept, image):
