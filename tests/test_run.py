@@ -471,32 +471,35 @@ def test_the_store_may_lie_in_a_directory_with_a_space(unprivileged, image):
     assert run(unprivileged, "x", "cat", "/etc/greeting", env=env).stdout == "hello\n"
 
 
+ON_AN_OVERLAY = """
+mount -t overlay o -o "lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work" "$1/lower" || exit 99
+exec setpriv --reuid="$2" --regid="$3" --clear-groups sh -ec '
+run() { "$0" -m udocker run "$@"; }
+run --rm "$1" sh -c "rm -r /root && mkdir /root && echo ok"
+run --name=kept "$1" sh -c "echo data > /file"
+run kept cat /file
+"$0" -m udocker rm kept' "$4" "$5"
+"""
+
+
 @pytest.mark.root
 def test_where_there_is_no_overlay_memory_or_a_copy_takes_its_place(unprivileged, image):
     """An overlay is a file system that cannot take the writable layer of another one."""
-    place = f"{unprivileged.home}/place"
+    user, place = unprivileged, f"{unprivileged.home}/place"
     for name in ("lower", "upper", "work"):
         os.makedirs(f"{place}/{name}")
-    unprivileged.own(place)
-    options = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
-    subprocess.run(["mount", "-t", "overlay", "o", "-o", options, f"{place}/lower"], check=True)
-    try:
-        env = {"UDOCKER_DIR": f"{place}/lower/store"}
-        done = run(
-            unprivileged,
-            "--rm",
-            image,
-            "sh",
-            "-c",
-            "rm -r /root && mkdir /root && echo ok",
-            env=env,
-        )
-        assert done.stdout == "ok\n"
-        run(unprivileged, "--name=kept", image, "sh", "-c", "echo data > /file", env=env)
-        assert run(unprivileged, "kept", "cat", "/file", env=env).stdout == "data\n"
-        unprivileged.udocker("rm", "kept", env=env)
-    finally:
-        subprocess.run(["umount", f"{place}/lower"], check=True)
+    user.own(place)
+    words = [place, str(user.uid), str(user.gid), user.python, image]
+    # a name space of its own: a mount that comes and goes would get into others' containers
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation=private", "sh", "-c", ON_AN_OVERLAY, "sh", *words],
+        env=user.environment({"UDOCKER_DIR": f"{place}/lower/store"}),
+        cwd=user.home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "ok\ndata\nkept\n"), done.stderr
 
 
 def test_injected_files_are_there_also_when_run_is_covered(user, image):
