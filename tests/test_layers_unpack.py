@@ -296,6 +296,7 @@ def test_account_survives_its_text():
         skipped=(("device node", 3),),
         entries=7,
         size_bytes=1 << 40,
+        noted=((b"1:2:0644", (3, 1 << 60)),),
     )
     assert LayerTree.from_json(tree.to_json()) == tree
 
@@ -304,7 +305,7 @@ def test_account_survives_its_text():
     "text",
     ["", "[]", "{}", '{"strata": 1}']
     + [
-        f'{{"strata":[],"whiteouts":["{path}"],"opaque":[],"skipped":[],"entries":0,"size_bytes":0}}'
+        f'{{"strata":[],"whiteouts":["{path}"],"opaque":[],"skipped":[],"entries":0,"size_bytes":0,"noted":[]}}'
         for path in ("..", "a/../b", "/a", "a//b", "a/.")
     ],
 )

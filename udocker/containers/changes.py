@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 
-from udocker.containers.files import Files
-from udocker.containers.layer import open_layer
+from udocker.containers.files import Files, open_image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,8 +42,7 @@ def changes(
     or target is; of one that the overlay copied, and that these say nothing of, the content
     and the attributes count. (Of a whole copy reading everything would take minutes.)
     """
-    image = open_layer(container.tree, own=False)
-    with Files(image) as before:
+    with Files(open_image(container.tree)) as before:
         yield from _Comparison(before, files, container.tree, ignored).run()
 
 

@@ -12,6 +12,8 @@ import os
 import stat
 
 from udocker.containers.layer import Layer, attribute, open_layer, user_attributes
+from udocker.containers.remembered import remember
+from udocker.images import override
 from udocker.images.tree import join, split
 
 TYPE_CHECKING = False
@@ -65,12 +67,16 @@ class Found:
     def attributes(self, descriptor: int | None = None) -> tuple[tuple[str, bytes], ...]:
         """Return its user attributes but those of the overlay itself.
 
-        `descriptor` is that of the file, which is open already.
+        `descriptor` is that of the file, which is open already. What its image says of it is
+        among them where the file system has none, too.
         """
         if descriptor is None:
             if not self.is_directory:
                 return ()
             descriptor = self.layer.descriptor(self.path)
+        if self.layer.remembered:
+            value = self.layer.remembered.value(self)
+            return ((override.ATTRIBUTE, value),) if value else ()
         return user_attributes(descriptor)
 
 
@@ -215,12 +221,20 @@ def open_files(container: Container) -> Files:
 
     Raises StoreError.
     """
-    if os.path.isdir(container.rootfs):
+    tree = container.tree
+    if container.location:
         return Files(open_layer(container.rootfs))
-    image = open_layer(container.tree, own=False)
+    if os.path.isdir(container.rootfs):
+        return Files(remember(open_layer(container.rootfs), tree, copy=True))
+    image = open_image(tree)
     if os.path.isdir(container.upper):
-        return Files(open_layer(container.upper), image)
+        return Files(remember(open_layer(container.upper), tree), image)
     return Files(image)
+
+
+def open_image(tree: str) -> Layer:
+    """Return the tree of an image. Raises StoreError."""
+    return remember(open_layer(tree, own=False), tree)
 
 
 def is_whiteout(layer: Layer, path: bytes, status: os.stat_result, marked: bool) -> bool:

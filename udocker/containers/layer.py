@@ -9,6 +9,10 @@ import stat
 from udocker.errors import StoreError
 from udocker.images.tree import Tree, split
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udocker.containers.remembered import Remembered
+
 _OWN_ATTRIBUTES = "user.overlay."
 _MAX_DEPTH = 4096
 _THROUGH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -33,6 +37,8 @@ class Layer(Tree):
         """Whether it is the container's."""
         self._opened: dict[tuple[int, int], tuple[int, int]] = {}
         """Device and inode of directories that were opened up: a descriptor, their mode."""
+        self.remembered: Remembered | None = None
+        """Answers for attributes of `override`, where the file system has none."""
         self.added = 0
         """Bits that directories that were opened up keep, beside their own mode."""
 
@@ -41,6 +47,8 @@ class Layer(Tree):
 
     def __exit__(self, *error: object) -> None:
         self.close_up()
+        if self.remembered:
+            self.remembered.close()
         super().__exit__(*error)
 
     def close_up(self) -> None:

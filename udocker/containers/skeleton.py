@@ -12,6 +12,7 @@ import os
 import stat
 
 from udocker import disk, trees
+from udocker.containers.remembered import noted_of
 from udocker.images import override
 
 TYPE_CHECKING = False
@@ -48,6 +49,7 @@ def make_upper(container: Container) -> None:
 def _copy_directories(tree: str, copy: str) -> None:
     """Make `copy` a tree of the same directories, with modes and times. Raises OSError."""
     waiting, made = [(tree, copy)], []
+    noted = noted_of(tree)
     while waiting:
         source, target = waiting.pop()
         os.mkdir(target, 0o700)
@@ -57,17 +59,22 @@ def _copy_directories(tree: str, copy: str) -> None:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append((entry.path, f"{target}/{entry.name}"))
     for source, target in reversed(made):
-        _copy_attributes(source, target)
+        _copy_attributes(source, target, noted.get(os.fsencode(source[len(tree) + 1 :]), b""))
 
 
-def _copy_attributes(source: str, target: str) -> None:
+def _copy_attributes(source: str, target: str, value: bytes) -> None:
+    """`value` is what is remembered of a directory that has no attribute."""
     status = os.stat(source, follow_symlinks=False)
     mode = stat.S_IMODE(status.st_mode) | 0o700
     try:
         value = os.getxattr(source, override.ATTRIBUTE, follow_symlinks=False)
-        os.setxattr(target, override.ATTRIBUTE, value)
     except OSError:  # it has none, or cannot have any
-        value = b""
+        pass
+    try:
+        if value:
+            os.setxattr(target, override.ATTRIBUTE, value)
+    except OSError:
+        pass
     remembered = override.decode(value)
     if remembered:  # the mode on the disk is one for all to read
         mode = override.directory_mode(remembered[1])

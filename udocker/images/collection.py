@@ -190,6 +190,7 @@ class _Unneeded:
         for name in self.trees:  # without its record a tree is none
             yield f"record-{name}", f"{self._store.tree_store.records}/{name}"
             yield f"tree-{name}", f"{self._store.trees}/{name}"
+            yield f"owners-{name}", f"{self._store.tree_store.owners}/{name}"
 
     def freed(self) -> Freed:
         """Return what would be freed."""

@@ -4,6 +4,7 @@
     images/   oci-layout, index.json, blobs/   a valid OCI image layout
     trees/    one directory for each ChainID: all layers of an image, unpacked and merged
     records/  what each tree holds
+    owners/   whose its files are, where the file system cannot say it of them
     partial/  blobs and trees on their way
 
 One merged tree for an image, not one for each layer: see `ImageStore.tree_path`.

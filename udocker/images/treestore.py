@@ -2,6 +2,7 @@
 
     trees/HEX      all layers of an image, unpacked and merged
     records/HEX    what the tree holds, and since which boot it has been there
+    owners/HEX     owners and modes, where files cannot have attributes, see `sidefile`
 
 Files are not flushed to the disk one by one before a tree gets its name: that would take longer
 than the pull itself. Until the kernel has written them (half a minute) a power failure can leave
@@ -18,7 +19,7 @@ import stat
 
 from udocker import disk, fastjson, filesystems, trees
 from udocker.errors import StoreError, UdockerError, UnpackError
-from udocker.images import override
+from udocker.images import override, sidefile
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -48,6 +49,7 @@ class TreeStore:
     def __init__(self, directory: str, partial: str) -> None:
         self.directory = f"{directory}/trees"
         self.records = f"{directory}/records"
+        self.owners = f"{directory}/owners"
         self._partial = partial
 
     def path(self, chain_id: Digest) -> str:
@@ -57,7 +59,7 @@ class TreeStore:
     def names(self) -> list[str]:
         """Return the ChainIDs, as hex, of which something is here."""
         found: set[str] = set()
-        for directory in (self.directory, self.records):
+        for directory in (self.directory, self.records, self.owners):
             found.update(disk.names_in(directory))
         return sorted(found)
 
@@ -95,12 +97,18 @@ class TreeStore:
             return
         self.discard(chain_id.hex)  # one that lost files, or whose record was never written
         try:
+            self._give_owners(prepared, chain_id, public=public)
             os.rename(prepared, self.path(chain_id))
         except OSError as error:
             if not os.path.isdir(self.path(chain_id)):
                 raise disk.store_error(error, self.directory) from error
             trees.remove_tree(prepared)
         self._write(chain_id.hex, boot, extent)
+
+    def _give_owners(self, prepared: str, chain_id: Digest, *, public: bool) -> None:
+        if os.path.exists(sidefile.beside(prepared)):
+            disk.make_directory(self.owners, 0o755 if public else 0o700)
+            os.rename(sidefile.beside(prepared), f"{self.owners}/{chain_id.hex}")
 
     def take_over(self, chain_id: Digest) -> None:
         """Record a tree of a version that kept no records: its name said that it was whole."""
@@ -113,6 +121,7 @@ class TreeStore:
         gone = f"{self._partial}/tree.{disk.owner()}.{os.urandom(4).hex()}"
         try:
             trees.remove_tree(record)
+            trees.remove_tree(f"{self.owners}/{name}")
             os.rename(tree, gone)
         except FileNotFoundError:
             return
@@ -192,27 +201,34 @@ def open_to_readers(path: str) -> None:
 
     What the image says of modes is remembered as it is of what a user cannot make.
     """
+    noted: dict[bytes, bytes] = {}
     try:
         for directory, _, names, descriptor in os.fwalk(path):
-            _open_one(f"/proc/self/fd/{descriptor}", os.fstat(descriptor).st_mode)
+            within = directory[len(path) + 1 :]
+            status = os.fstat(descriptor)
+            _open_one(f"/proc/self/fd/{descriptor}", status.st_mode, within, noted)
             for name in names:
                 mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
                 if stat.S_ISREG(mode):
-                    _open_one(f"{directory}/{name}", mode)
+                    _open_one(f"{directory}/{name}", mode, os.path.join(within, name), noted)
     except OSError as error:
         raise _failure(error, error.filename or path) from error
+    if noted:
+        sidefile.add(path, noted)
 
 
-def _open_one(path: str, mode: int) -> None:
+def _open_one(path: str, mode: int, within: str, noted: dict[bytes, bytes]) -> None:
     mode = stat.S_IMODE(mode)
     wanted = override.readable_mode(mode)
     if wanted == mode:
         return
+    value = override.encode((0, 0), mode)
     os.chmod(path, wanted | 0o200)
     try:
-        os.setxattr(path, override.ATTRIBUTE, override.encode((0, 0), mode), os.XATTR_CREATE)
-    except OSError:  # it has one, with its owner; or the file system has none
-        pass
+        os.setxattr(path, override.ATTRIBUTE, value, os.XATTR_CREATE)
+    except OSError as error:  # it has one, with its owner; or the file system has none
+        if error.errno == errno.ENOTSUP:
+            noted[os.fsencode(within)] = value
     os.chmod(path, wanted)
 
 

@@ -12,8 +12,9 @@ from udocker.containers.copying import copy_files
 from udocker.containers.files import Files, open_files
 from udocker.containers.layer import open_layer
 from udocker.containers.leftovers import leftovers
+from udocker.containers.remembered import noted_of
 from udocker.errors import IntegrityError, InvalidDocument, UsageError
-from udocker.images import instructions, layers
+from udocker.images import instructions, layers, sidefile
 from udocker.images.archives.tarwriter import TarWriter
 from udocker.images.compression import decompress
 from udocker.images.layerwriter import LayerWriter
@@ -208,14 +209,19 @@ class _Commit:
         stage = self._store.new_stage()
         try:
             if len(wanted) > 1:
-                with Files(open_layer(self._container.tree, own=False)) as files:
-                    copy_files(files, f"{stage}/rootfs", link=True)
+                self._copy_tree(self._container.tree, f"{stage}/rootfs")
             os.mkdir(f"{stage}/layer", 0o755)
             found = layers.unpack(self._tar(wanted[-1]), f"{stage}/layer")
             layers.merge([(f"{stage}/layer", found)], f"{stage}/rootfs")
             self._store.publish_tree(f"{stage}/rootfs", config.chain_id)
         finally:
             trees.remove_tree(stage)
+
+    def _copy_tree(self, tree: str, copy: str) -> None:
+        with Files(open_layer(tree, own=False)) as files:
+            copy_files(files, copy, link=True)
+        if noted := noted_of(tree):
+            sidefile.save(sidefile.beside(copy), noted.items())
 
     def _tar(self, layer: Descriptor) -> Iterator[bytes]:
         with open(self._store.blobs.find(layer.digest), "rb", buffering=0) as file:

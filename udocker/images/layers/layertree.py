@@ -92,6 +92,8 @@ class LayerTree:
     entries: int
     size_bytes: int
     """Bytes of all files, holes included."""
+    noted: tuple[tuple[bytes, tuple[int, ...]], ...] = ()
+    """Values of `override` with the inodes of files that cannot have them as attributes."""
 
     def to_json(self) -> str:
         """Return all of it as text, for `from_json`."""
@@ -111,6 +113,7 @@ class LayerTree:
                 "skipped": self.skipped,
                 "entries": self.entries,
                 "size_bytes": self.size_bytes,
+                "noted": [[_text(value), inodes] for value, inodes in self.noted],
             }
         )
 
@@ -131,6 +134,7 @@ def _layer_tree(members: dict[str, Any]) -> LayerTree:
         skipped=tuple((str(what), int(count)) for what, count in members["skipped"]),
         entries=int(members["entries"]),
         size_bytes=int(members["size_bytes"]),
+        noted=tuple((v.encode(), tuple(map(int, some))) for v, some in members["noted"]),
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
-from udocker.images import override
+from udocker.images import override, sidefile
 from udocker.images.archives import tar
 
 _KNOWN_NAMESPACES = (b"security", b"trusted", b"system", b"user")
@@ -18,6 +19,8 @@ class LeftOut:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         """What was left out, and how many times."""
+        self.noted = sidefile.Noted()
+        """What attributes would remember, where the file system has none."""
 
     def note(self, what: str) -> None:
         """Count one more."""
@@ -29,8 +32,10 @@ class LeftOut:
             value = override.encode(member.owner, member.mode)
             try:
                 os.setxattr(descriptor, override.ATTRIBUTE, value)
-            except OSError:
-                self.note("owner or mode")
+            except OSError as error:
+                inode = os.fstat(descriptor).st_ino
+                if error.errno != errno.ENOTSUP or not self.noted.note(inode, value):
+                    self.note("owner or mode")
         for name, value in member.xattrs:
             if not name.startswith(b"user.") or name.startswith(_OF_OVERLAYS):
                 self._note_attribute(name)

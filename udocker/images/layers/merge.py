@@ -11,7 +11,7 @@ import stat
 
 from udocker import trees
 from udocker.errors import StoreError, UnpackError
-from udocker.images import tree
+from udocker.images import override, sidefile, tree
 from udocker.images.archives.tar import Limits
 from udocker.images.layers.layertree import ASIDE
 from udocker.images.tree import Tree, join, split
@@ -36,19 +36,27 @@ def merge(layers: Sequence[tuple[str, LayerTree]], rootfs: str) -> None:
 
     All must lie on one file system; `rootfs` is made, or is empty. Where one layer names one place
     by two paths (`lib/f` and `usr/lib/f`, the layers below having `lib -> usr/lib`) the order of
-    the names decides, not that of the archive. Raises UnpackError when a hard link has no target
-    or links go in circles, StoreError when the disk refuses.
+    the names decides, not that of the archive. What layers noted of files, and a `sidefile` of
+    `rootfs`, become one beside it. Raises UnpackError when a hard link has no target or links go
+    in circles, StoreError when the disk refuses.
     """
+    noted: dict[int, bytes] = {}
     try:
         if not os.path.isdir(rootfs):
             os.mkdir(rootfs)
             os.chmod(rootfs, _IMPLICIT_MODE)
+        else:
+            noted.update(sidefile.inodes_in(rootfs))
+        for _, layer in layers:
+            noted.update((inode, value) for value, some in layer.noted for inode in some)
         entries = sum(layer.entries for _, layer in layers)
         with Tree(rootfs, max_depth=_MAX_DEPTH, entries=lambda: entries) as target:
             for directory, layer in layers:
                 with Tree(directory, max_depth=_MAX_DEPTH, entries=lambda: entries) as source:
-                    _Merge(source, target, layer).run()
+                    _Merge(source, target, layer, noted).run()
                 trees.remove_tree(directory)
+        if noted:
+            sidefile.save_inodes(rootfs, noted)
     except OSError as error:
         raise StoreError(f"{rootfs}: cannot merge layers: {error}") from error
 
@@ -56,10 +64,14 @@ def merge(layers: Sequence[tuple[str, LayerTree]], rootfs: str) -> None:
 class _Merge:
     """The merging of one layer."""
 
-    def __init__(self, source: Tree, target: Tree, layer: LayerTree) -> None:
+    def __init__(
+        self, source: Tree, target: Tree, layer: LayerTree, noted: dict[int, bytes]
+    ) -> None:
         self._source = source
         self._target = target
         self._layer = layer
+        self._noted = noted
+        self._notes = bool(noted)
         # Of these there are as many as directories: a whole stat_result has 800 bytes.
         self._attributes: list[tuple[bytes, int, Times, Attributes]] = []
         self._times: dict[bytes, tuple[int, Times]] = {}
@@ -161,6 +173,8 @@ class _Merge:
         tree.refuse_marks(path)
         self._target.remove(path)
         self._target.make_directory(path, _IMPLICIT_MODE)
+        if self._notes:  # it may have got the inode of what was removed before
+            self._noted.pop(os.fstat(self._target.descriptor(path)).st_ino, None)
 
     def _replace(self, path: bytes, place: bytes, *, is_directory: bool) -> None:
         if is_directory and self._target.mode(place) is not None:
@@ -198,6 +212,8 @@ class _Merge:
     def _remember(self, path: bytes, place: bytes) -> None:
         descriptor = self._source.descriptor(path)
         status, attributes = os.fstat(descriptor), tree.attributes(descriptor)
+        if status.st_ino in self._noted:
+            attributes = ((override.ATTRIBUTE, self._noted.pop(status.st_ino)),)
         self._attributes.append((place, stat.S_IMODE(status.st_mode), _times(status), attributes))
 
     def _set_attributes(
@@ -209,8 +225,16 @@ class _Merge:
             return
         tree.remove_attributes(descriptor)
         tree.set_attributes(descriptor, attributes)
+        if self._notes:
+            self._note(os.fstat(descriptor).st_ino, override.value_in(attributes))
         os.fchmod(descriptor, mode)
         os.utime(descriptor, ns=times)
+
+    def _note(self, inode: int, value: bytes | None) -> None:
+        if value is None:
+            self._noted.pop(inode, None)
+        else:
+            self._noted[inode] = value
 
 
 def _times(status: os.stat_result) -> Times:

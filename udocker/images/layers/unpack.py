@@ -143,6 +143,7 @@ class _Unpacker:
             skipped=tuple(self._skipped.counts.items()),
             entries=self._entries,
             size_bytes=self._size_bytes,
+            noted=self._skipped.noted.by_value(),
         )
 
     def _put(self, member: tar.Member, path: bytes) -> None:
@@ -187,8 +188,13 @@ class _Unpacker:
         if path in self._last.directories:
             self._set_aside(path)
         else:
-            self._tree.remove(path)
+            self._remove(path)
             self._last.replaced[path] = None
+
+    def _remove(self, path: bytes) -> None:
+        directory, name = split(path)
+        self._skipped.noted.forget(name, self._tree.descriptor(directory))
+        self._tree.remove(path)
 
     def _forget_link(self, path: bytes) -> None:
         del self._last.links[path]
@@ -265,6 +271,9 @@ class _Unpacker:
             os.fchmod(self._tree.descriptor(path), mode)
         if not new:
             tree.remove_attributes(self._tree.descriptor(path))
+            if self._skipped.noted.values:
+                inode = os.fstat(self._tree.descriptor(path)).st_ino
+                self._skipped.noted.values.pop(inode, None)
         if member.xattrs or mode != member.mode or member.owner != tar.ROOT:
             self._skipped.set_attributes(member, self._tree.descriptor(path), mode)
         self._last.directories[path] = (mode, member.mtime_ns)
@@ -292,9 +301,9 @@ class _Unpacker:
         """Leave nothing in the place of what only root can make, not what was there before."""
         for stratum in (*self._aside, self._last):
             if path in stratum.directories:
-                self._tree.remove(join(stratum.directory, path))
+                self._remove(join(stratum.directory, path))
                 Growing(b"").take(path, stratum)
-        self._tree.remove(path)
+        self._remove(path)
         self._places.clear()
         self._devices[path] = self._whiteouts[path] = None
         self._check_kept(path)
