@@ -74,8 +74,8 @@ class Found:
             if not self.is_directory:
                 return ()
             descriptor = self.layer.descriptor(self.path)
-        if self.layer.remembered:
-            value = self.layer.remembered.value(self)
+        if self.layer.memory:
+            value = self.layer.memory.value(self.path, self.status, self.mode)
             return ((override.ATTRIBUTE, value),) if value else ()
         return user_attributes(descriptor)
 

@@ -9,10 +9,6 @@ import stat
 from udocker.errors import StoreError
 from udocker.images.tree import Tree, split
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from udocker.containers.remembered import Remembered
-
 _OWN_ATTRIBUTES = "user.overlay."
 _MAX_DEPTH = 4096
 _THROUGH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -22,6 +18,18 @@ _NO_ATTRIBUTES = (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENODATA)
 
 class ForeignFileError(StoreError):
     """A file belongs to another of the user's ids, and only that one may look into it."""
+
+
+class Memory:
+    """What is known of a layer's files where they cannot have attributes: nothing. See
+    `remembered`."""
+
+    def value(self, path: bytes, status: os.stat_result, mode: int) -> bytes | None:
+        """Return what the attribute of `override` would say of a file with that mode."""
+        return None
+
+    def close(self) -> None:
+        """Let go of all that was opened."""
 
 
 class Layer(Tree):
@@ -37,8 +45,8 @@ class Layer(Tree):
         """Whether it is the container's."""
         self._opened: dict[tuple[int, int], tuple[int, int]] = {}
         """Device and inode of directories that were opened up: a descriptor, their mode."""
-        self.remembered: Remembered | None = None
-        """Answers for attributes of `override`, where the file system has none."""
+        self.memory: Memory | None = None
+        """None where the file system has attributes."""
         self.added = 0
         """Bits that directories that were opened up keep, beside their own mode."""
 
@@ -47,8 +55,8 @@ class Layer(Tree):
 
     def __exit__(self, *error: object) -> None:
         self.close_up()
-        if self.remembered:
-            self.remembered.close()
+        if self.memory:
+            self.memory.close()
         super().__exit__(*error)
 
     def close_up(self) -> None:

@@ -11,23 +11,20 @@ import os
 import stat
 
 from udocker import console
-from udocker.containers.layer import Layer, attribute, open_layer
+from udocker.containers.layer import Layer, Memory, attribute, open_layer
 from udocker.errors import StoreError
 from udocker.images import override, sidefile
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from udocker.containers.files import Found
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 _TOLD: set[str] = set()
 
 
-class Remembered:
-    """The values of `override` for files of one layer over a tree, or of a copy of it."""
+class Remembered(Memory):
+    """The values of `override` for files of one layer: a tree, what is over it, or its copy."""
 
-    def __init__(self, tree: str, *, copy: bool) -> None:
+    def __init__(self, layer: Layer, tree: str, *, copy: bool) -> None:
         """`copy` says that the layer has all files of the tree, and modes for a copy."""
+        self._own = layer.own
         self._copy = copy
         self._values = noted_of(tree)
         self._tree = open_layer(tree, own=False)
@@ -37,40 +34,42 @@ class Remembered:
         """Leave the tree."""
         self._tree.__exit__()
 
-    def value(self, found: Found) -> bytes | None:
+    def value(self, path: bytes, status: os.stat_result, mode: int) -> bytes | None:
         """Return what the image says of a file or directory; None: nothing."""
-        value = self._values.get(found.path)
-        if not found.layer.own:
+        value = self._values.get(path)
+        if not self._own:
             return value
-        before = self._tree.status(found.path)
-        if before is None or stat.S_IFMT(before.st_mode) != stat.S_IFMT(found.mode):
+        before = self._tree.status(path)
+        if before is None or stat.S_IFMT(before.st_mode) != stat.S_IFMT(mode):
             return None
         if self._asks and value is None:
-            value = self._attribute(found)
+            value = self._attribute(path, is_directory=stat.S_ISDIR(mode))
         if value is None:
-            return self._of_copy(before, found)
-        return value if _is_untouched(before, found) else _without_set_id(value)
+            return self._of_copy(before)
+        is_same = stat.S_ISDIR(mode) or _written(before) == _written(status)
+        return value if is_same else _without_set_id(value)
 
-    def _attribute(self, found: Found) -> bytes | None:
-        if found.is_directory:
-            return attribute(self._tree.descriptor(found.path), override.ATTRIBUTE)
-        descriptor = self._tree.open_file(found.path)
+    def _attribute(self, path: bytes, *, is_directory: bool) -> bytes | None:
+        if is_directory:
+            return attribute(self._tree.descriptor(path), override.ATTRIBUTE)
+        descriptor = self._tree.open_file(path)
         try:
             return attribute(descriptor, override.ATTRIBUTE)
         finally:
             os.close(descriptor)
 
-    def _of_copy(self, before: os.stat_result, found: Found) -> bytes | None:
+    def _of_copy(self, before: os.stat_result) -> bytes | None:
         """Return the mode that a file had before it was copied so that its owner may write."""
-        if not self._copy or found.is_directory or before.st_mode & 0o200:
+        mode = before.st_mode
+        if not self._copy or stat.S_ISDIR(mode) or mode & 0o200:
             return None
-        return override.encode((0, 0), stat.S_IMODE(before.st_mode))
+        return override.encode((0, 0), stat.S_IMODE(mode))
 
 
 def remember(layer: Layer, tree: str, *, copy: bool = False) -> Layer:
     """Let a layer answer for attributes that its files cannot have; return it."""
     if sidefile.lacks_attributes(layer.descriptor(b"")) and os.path.isdir(tree):
-        layer.remembered = Remembered(tree, copy=copy)
+        layer.memory = Remembered(layer, tree, copy=copy)
     return layer
 
 
@@ -86,10 +85,8 @@ def noted_of(tree: str) -> dict[bytes, bytes]:
         return {}
 
 
-def _is_untouched(before: os.stat_result, found: Found) -> bool:
-    now = found.status
-    facts = (now.st_size, now.st_mtime_ns)
-    return found.is_directory or facts == (before.st_size, before.st_mtime_ns)
+def _written(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 def _without_set_id(value: bytes) -> bytes | None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from itertools import islice
+from itertools import chain, islice
 
 from udocker import disk, fastjson, trees
 from udocker.errors import InvalidDocument, StoreError, UnpackError
-from udocker.images import layers
+from udocker.images import layers, sidefile
 from udocker.images.blobs import CHUNK_BYTES
 from udocker.images.compression import decompress, trailer
 from udocker.images.layers import LayerTree
@@ -195,7 +195,10 @@ class _Check:
         try:
             if self._store.is_public:
                 open_to_readers(expected)
-            told = differences(expected, image.tree, content=self._deep)
+            told = chain(
+                differences(expected, image.tree, content=self._deep),
+                _owners(expected, image.tree),
+            )
             found = [Fault(TREE, f"tree: {text}") for text in islice(told, MOST_DIFFERENCES)]
             more = sum(1 for _ in told)
         except OSError as error:
@@ -211,6 +214,17 @@ class _Check:
         if data is None:
             raise StoreError(f"{self._stage}: the record of a layer is missing")
         return data
+
+
+def _owners(expected: str, tree: str) -> Iterator[str]:
+    """Yield what is wrong with what is kept of owners and modes beside a tree."""
+    if not all(map(sidefile.lacks_attributes, (expected, tree))):
+        return
+    try:
+        if sidefile.load(sidefile.of_tree(tree)) != sidefile.load(sidefile.beside(expected)):
+            yield f"{sidefile.of_tree(tree)} says other owners and modes"
+    except StoreError as error:
+        yield error.message
 
 
 def _chunks(path: str, report: Report) -> Iterator[bytes]:
