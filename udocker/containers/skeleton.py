@@ -12,7 +12,6 @@ import os
 import stat
 
 from udocker import disk, trees
-from udocker.containers.remembered import noted_of
 from udocker.images import override
 
 TYPE_CHECKING = False
@@ -48,6 +47,8 @@ def make_upper(container: Container) -> None:
 
 def _copy_directories(tree: str, copy: str) -> None:
     """Make `copy` a tree of the same directories, with modes and times. Raises OSError."""
+    from udocker.containers.remembered import noted_of
+
     waiting, made = [(tree, copy)], []
     noted = noted_of(tree)
     while waiting:

@@ -19,7 +19,7 @@ import stat
 
 from udocker import disk, fastjson, filesystems, trees
 from udocker.errors import StoreError, UdockerError, UnpackError
-from udocker.images import override, sidefile
+from udocker.images import override
 from udocker.values import dataclass
 
 TYPE_CHECKING = False
@@ -106,6 +106,8 @@ class TreeStore:
         self._write(chain_id.hex, boot, extent)
 
     def _give_owners(self, prepared: str, chain_id: Digest, *, public: bool) -> None:
+        from udocker.images import sidefile
+
         if os.path.exists(sidefile.beside(prepared)):
             disk.make_directory(self.owners, 0o755 if public else 0o700)
             os.rename(sidefile.beside(prepared), f"{self.owners}/{chain_id.hex}")
@@ -214,6 +216,8 @@ def open_to_readers(path: str) -> None:
     except OSError as error:
         raise _failure(error, error.filename or path) from error
     if noted:
+        from udocker.images import sidefile
+
         sidefile.add(path, noted)
 
 
