@@ -19,6 +19,7 @@ from udocker.containers.files import Files
 from udocker.containers.layer import open_layer
 from udocker.images import layers, override, tree
 from udocker.images.archives.tarwriter import TarWriter
+from udocker.images.treestore import open_to_readers
 from udocker.registry.loopback import LoopbackRegistry
 
 BOB = (1000, 100)
@@ -205,6 +206,14 @@ def test_copy_that_its_owner_may_write_says_what_the_image_says(own, place):
         copy_files(files, f"{place}/copy", writable=True)
     modes = [os.stat(f"{place}/copy/opt/{name}").st_mode & 0o777 for name in ("ro", "shadow")]
     assert modes == ([0o444, 0o400] if own else [0o644, 0o600])
+    assert {name: value[:2] for name, value in written(f"{place}/copy").items()} == SAID
+
+
+def test_writable_copy_of_a_tree_for_all_to_read_says_what_the_image_says(place):
+    rootfs = merged(place, archive(*TREE))
+    open_to_readers(rootfs)
+    with Files(open_layer(rootfs, own=False)) as files:
+        copy_files(files, f"{place}/copy", writable=True)
     assert {name: value[:2] for name, value in written(f"{place}/copy").items()} == SAID
 
 

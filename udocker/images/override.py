@@ -66,7 +66,8 @@ def image_mode(mode: int, remembered: int) -> int:
         unchanged = directory_mode(remembered)
         return remembered if found in (unchanged, readable_mode(unchanged)) else found
     unchanged = file_mode(remembered)
-    known = (unchanged, unchanged | _OWNER_ALL, readable_mode(unchanged))
+    readable = readable_mode(unchanged)
+    known = (unchanged, unchanged | _OWNER_ALL, readable, readable | _OWNER_ALL)
     return remembered if found in known else found
 
 
