@@ -47,10 +47,12 @@ CHANGED = {
 """What was written to is not set-id any more, as write(2) has it."""
 
 SCRIPT = """
-mount -t ramfs r "$1" || exit 9
 out=$2; export UDOCKER_DIR="$1/store"
 py=$3
 run() { "$py" -m udocker --allow-root -q "$@" || echo "udocker $1: $?"; }
+"""
+LOAD = """
+mount -t ramfs r "$1" || exit 9
 run load -i "$out/image.tar" > /dev/null
 """
 WHOLE = """
@@ -104,9 +106,10 @@ def on_ramfs(unprivileged, busybox_image):
     unprivileged.own(unprivileged.home)
     unprivileged.run(["tar", "-C", layout.directory, "-cf", f"{out}/image.tar", "."])
 
-    def run(script):
-        words = ["sh", "-c", SCRIPT + script, "sh", place, out, unprivileged.python, INSIDE]
-        return out, unprivileged.run(["unshare", "-Urm", *words])
+    def run(script, *words, load=LOAD):
+        words = ["sh", place, out, unprivileged.python, INSIDE, *words]
+        whole = ["unshare", "-Urm", "sh", "-c", SCRIPT + load + script, *words]
+        return out, unprivileged.run(whole)
 
     return run
 
@@ -134,6 +137,37 @@ def test_a_damaged_file_is_told_and_mended(on_ramfs):
         assert "is no path in a tree" in verified.read()
     assert said(f"{out}/damaged")["home/bob/f"] == (0o640, (0, 0))
     assert said(f"{out}/repaired") == CHANGED, done.stderr
+
+
+SITE = """
+mkdir "$1/site" "$1/own"
+for ram in $5; do mount -t ramfs r "$1/$ram" || exit 9; done
+export UDOCKER_DIR="$1/site"
+run images > /dev/null
+mkdir -p "$UDOCKER_DIR"
+touch "$UDOCKER_DIR/public"
+run load -i "$out/image.tar" > /dev/null
+export UDOCKER_SITE_STORES="$UDOCKER_DIR" UDOCKER_DIR="$1/own/store"
+for engine in N2 N1; do
+    name=$(echo $engine | tr N n)
+    run create --name=$name owned:1 > /dev/null
+    run run --engine=$engine $name sh -c "echo new > /home/bob/new"
+    run export $name > "$out/$engine.fresh"
+    run commit $name committed:$name > /dev/null
+    run create --name=new-$name committed:$name > /dev/null
+    run export new-$name > "$out/$engine.committed"
+done
+"""
+
+
+@pytest.mark.parametrize("ram", ["site", "own", "site own"])
+def test_owners_pass_between_a_site_store_and_ones_own(ram, on_ramfs):
+    out, done = on_ramfs(SITE, ram, load="")
+    assert (done.stdout, done.stderr) == ("", "")
+    expected = {**GIVEN, "home/bob/new": (0o644, (0, 0))}
+    for engine in ("N2", "N1"):
+        for name in ("fresh", "committed"):
+            assert said(f"{out}/{engine}.{name}") == expected, (engine, name)
 
 
 @pytest.fixture

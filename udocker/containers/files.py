@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from itertools import chain
 
 from udocker.containers.layer import Layer, attribute, open_layer, user_attributes
 from udocker.containers.remembered import remember
@@ -74,10 +75,11 @@ class Found:
             if not self.is_directory:
                 return ()
             descriptor = self.layer.descriptor(self.path)
-        if self.layer.memory:
+        attributes = user_attributes(descriptor)
+        if self.layer.memory and override.value_in(attributes) is None:
             value = self.layer.memory.value(self.path, self.status, self.mode)
-            return ((override.ATTRIBUTE, value),) if value else ()
-        return user_attributes(descriptor)
+            attributes += ((override.ATTRIBUTE, value),) if value else ()
+        return attributes
 
 
 class Place:
@@ -235,6 +237,26 @@ def open_files(container: Container) -> Files:
 def open_image(tree: str) -> Layer:
     """Return the tree of an image. Raises StoreError."""
     return remember(open_layer(tree, own=False), tree)
+
+
+def remembered_in(files: Files) -> Iterator[tuple[bytes, bytes]]:
+    """Yield paths and what `override` remembers of them. Raises OSError."""
+    root = files.root()
+    for found in chain((root,), files.walk(root)):
+        if value := _remembered(found):
+            yield found.path, value
+
+
+def _remembered(found: Found) -> bytes | None:
+    if found.layer.memory:
+        return found.layer.memory.value(found.path, found.status, found.mode)
+    if not found.is_file:
+        return override.value_in(found.attributes())
+    descriptor = found.layer.open_file(found.path)
+    try:
+        return override.value_in(found.attributes(descriptor))
+    finally:
+        os.close(descriptor)
 
 
 def is_whiteout(layer: Layer, path: bytes, status: os.stat_result, marked: bool) -> bool:

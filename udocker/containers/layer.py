@@ -46,7 +46,7 @@ class Layer(Tree):
         self._opened: dict[tuple[int, int], tuple[int, int]] = {}
         """Device and inode of directories that were opened up: a descriptor, their mode."""
         self.memory: Memory | None = None
-        """None where the file system has attributes."""
+        """None where all attributes that its files should have are there."""
         self.added = 0
         """Bits that directories that were opened up keep, beside their own mode."""
 

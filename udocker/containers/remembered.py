@@ -67,8 +67,11 @@ class Remembered(Memory):
 
 
 def remember(layer: Layer, tree: str, *, copy: bool = False) -> Layer:
-    """Let a layer answer for attributes that its files cannot have; return it."""
-    if sidefile.lacks_attributes(layer.descriptor(b"")) and os.path.isdir(tree):
+    """Let a layer answer for attributes that its files, or those that an overlay copied to it,
+    could not have; return it."""
+    lacks = sidefile.lacks_attributes(layer.descriptor(b""))
+    lacks = lacks or (not copy and sidefile.lacks_attributes(tree))
+    if lacks and os.path.isdir(tree):
         layer.memory = Remembered(layer, tree, copy=copy)
     return layer
 

@@ -9,10 +9,8 @@ from udocker import disk, fastjson, trees
 from udocker.containers.archive import Archiver
 from udocker.containers.changes import changes
 from udocker.containers.copying import copy_files
-from udocker.containers.files import Files, open_files
-from udocker.containers.layer import open_layer
+from udocker.containers.files import Files, open_files, open_image, remembered_in
 from udocker.containers.leftovers import leftovers
-from udocker.containers.remembered import noted_of
 from udocker.errors import IntegrityError, InvalidDocument, UsageError
 from udocker.images import instructions, layers, sidefile
 from udocker.images.archives.tarwriter import TarWriter
@@ -209,7 +207,7 @@ class _Commit:
         stage = self._store.new_stage()
         try:
             if len(wanted) > 1:
-                self._copy_tree(self._container.tree, f"{stage}/rootfs")
+                _copy_tree(self._container.tree, f"{stage}/rootfs")
             os.mkdir(f"{stage}/layer", 0o755)
             found = layers.unpack(self._tar(wanted[-1]), f"{stage}/layer")
             layers.merge([(f"{stage}/layer", found)], f"{stage}/rootfs")
@@ -217,16 +215,19 @@ class _Commit:
         finally:
             trees.remove_tree(stage)
 
-    def _copy_tree(self, tree: str, copy: str) -> None:
-        with Files(open_layer(tree, own=False)) as files:
-            copy_files(files, copy, link=True)
-        if noted := noted_of(tree):
-            sidefile.save(sidefile.beside(copy), noted.items())
-
     def _tar(self, layer: Descriptor) -> Iterator[bytes]:
         with open(self._store.blobs.find(layer.digest), "rb", buffering=0) as file:
             pieces = iter(lambda: file.read(_PIECE_BYTES), b"")
             yield from decompress.chunks(pieces, expansion=0)  # it was written here
+
+
+def _copy_tree(tree: str, copy: str) -> None:
+    """Make a copy of a tree, by links on one file system, and of what is noted beside it."""
+    link = os.stat(tree).st_dev == os.stat(os.path.dirname(copy)).st_dev
+    with Files(open_image(tree)) as files:
+        copy_files(files, copy, link=link)
+        if sidefile.lacks_attributes(copy):
+            sidefile.save(sidefile.beside(copy), remembered_in(files))
 
 
 def _history(document: dict[str, Any], count: int) -> list[Any]:
