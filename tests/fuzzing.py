@@ -78,7 +78,7 @@ def readers(directory):
     from udocker.containers.container import Container
     from udocker.errors import UdockerError
     from udocker.host import ldcache
-    from udocker.images import layers
+    from udocker.images import layers, sidefile
     from udocker.images.compression import decompress
     from udocker.images.layers.layertree import LayerTree
     from udocker.nvidia.placement import compat
@@ -115,6 +115,7 @@ def readers(directory):
         "manifest": lambda data: Manifest.from_bytes(data, media_type(data)),
         "index": Index.from_bytes,
         "config": ImageConfig.from_bytes,
+        "owners": lambda data: sidefile.parse(data, "owners"),
         "record": lambda data: LayerTree.from_json(data.decode("utf-8", "replace")),
         "container": lambda data: Container.from_json(data, "/containers/x", "/trees"),
     }

@@ -149,8 +149,11 @@ def load(path: str) -> dict[bytes, bytes]:
     Raises StoreError for one that is damaged.
     """
     data = disk.read(path, _MAX_BYTES)
-    if data is None:
-        return {}
+    return parse(data, path) if data is not None else {}
+
+
+def parse(data: bytes, path: str) -> dict[bytes, bytes]:
+    """Return the values of paths that the content of a file says. Raises StoreError."""
     try:
         return dict(_pairs(fastjson.loads(data)))
     except (ValueError, TypeError, AttributeError) as error:
