@@ -6,7 +6,7 @@ import os
 import pytest
 from images import add_image
 from registries import Layout, needs
-from tarballs import archive, file, folder, hard_link, merged, symlink
+from tarballs import archive, entry, file, folder, hard_link, merged, symlink
 from test_override import BOB, SAID, TREE, busybox_layer, facts
 
 from udocker.errors import StoreError
@@ -199,6 +199,11 @@ LAYERS = {
     "the root": ([folder(".", owner=BOB)], {b""}),
     "a link below": ([file("f", owner=BOB)], [hard_link("g", "f")], {b"f", b"g"}),
     "set aside": ([folder("d", owner=BOB) + file("d/f", owner=BOB) + file("d")], {}),
+    "a device in the place of all": (
+        [folder("d", owner=BOB) + file("d/f", owner=BOB) + hard_link("g", "d/f")]
+        + [folder("d/e", owner=BOB) + entry("d", b"3") + file("h") + folder("i")],
+        {b"g"},
+    ),
     "no text": ([file(b"\xff\n", owner=BOB)], {b"\xff\n"}),
 }
 
