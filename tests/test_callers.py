@@ -1,9 +1,15 @@
 """Commands in odd surroundings: closed streams, few processes, any umask."""
 
 import os
+import random
 import stat
 
 import pytest
+from images import add_image
+from registries import Layout
+from tarballs import archive, file
+
+from udocker.registry.loopback import LoopbackRegistry
 
 
 def shell(user, script, *words):
@@ -38,15 +44,23 @@ def test_what_cannot_be_said_or_read_is_an_error(unprivileged, busybox_reference
     assert "Traceback" not in done.stderr
 
 
-def test_a_user_with_few_processes_pulls_with_fewer_or_is_told(unprivileged, busybox_reference):
-    codes = []
+def test_a_user_with_few_processes_pulls_with_fewer_or_is_told(unprivileged, tmp_path):
+    layout = Layout(str(tmp_path))
+    noise = random.Random(1).randbytes(6 << 20)
+    add_image(layout, "large", [archive(file("a", noise)), archive(file("b", noise[::-1]))])
+    with LoopbackRegistry(layout.directory) as host:
+        codes = list(_pulls(unprivileged, f"{host}/img:large"))
+    assert (codes[0], codes[-1]) == (1, 0)
+
+
+def _pulls(user, image):
+    """Pull with ever more processes and yield the exit codes; with the last all are allowed."""
     for count in (1, 2, 3, 4, 5, None):  # a user who runs this suite has some already
         limit = f"prlimit --nproc={count}" if count else ""
-        done = shell(unprivileged, f'{limit} "$PYTHON" -m udocker pull "$1"', busybox_reference)
+        done = shell(user, f'{limit} "$PYTHON" -m udocker pull "$1"', image)
         assert "Traceback" not in done.stderr
         assert done.returncode == 0 or "ulimit -u" in done.stderr, done.stderr
-        codes.append(done.returncode)
-    assert (codes[0], codes[-1]) == (1, 0)
+        yield done.returncode
 
 
 @pytest.mark.parametrize("umask", ["077", "000"])

@@ -158,7 +158,7 @@ WITHOUT = """
 import sys
 sys.modules.update(dict.fromkeys(sys.argv[1:]))
 from udocker.errors import UnpackError
-from udocker.images import codecs, decompress
+from udocker.images.compression import codecs, decompress
 data = sys.stdin.buffer.read()
 try:
     sys.stdout.buffer.write(b"".join(decompress.chunks([data[:7000], data[7000:]])))
