@@ -190,7 +190,8 @@ def bench(tmp_path):
 
     def make(stub):
         words = (sys.executable, "-I", "-S", "-c", f"{UNBLOCK}; {STUBS[stub]}")
-        return Bench(str(tmp_path), "image", dict(os.environ), words, "stub", EVERYTHING)
+        at_home = {**os.environ, "HOME": str(tmp_path)}  # what goes to the host stays in there
+        return Bench(str(tmp_path), "image", at_home, words, "stub", EVERYTHING)
 
     return make
 

@@ -102,19 +102,19 @@ def _a_program_killed_by_signal_15_gives_143(bench: Bench) -> None:
 
 def _a_container_keeps_what_its_programs_wrote(bench: Bench) -> None:
     name = f"kept-{bench.engine}"
-    bench.run("sh", "-c", "echo kept >/root/file", options=("--name", name)).expect()
-    bench.run("cat", "/root/file", options=(), container=name).expect(b"kept\n")
+    bench.run("sh", "-c", "echo kept >~/file", options=("--name", name)).expect()
+    bench.run("sh", "-c", "cat ~/file", options=(), container=name).expect(b"kept\n")
     bench.udocker("rm", name).expect()
 
 
 def _a_new_container_shows_nothing_of_others(bench: Bench) -> None:
     for _ in range(2):
-        bench.shell("cat /root/file 2>&-; echo x >/root/file").expect(b"")
+        bench.shell("cat ~/file 2>&-; echo x >~/file").expect(b"")
 
 
 def _a_container_run_with_rm_leaves_nothing(bench: Bench) -> None:
     before = _containers(bench)
-    bench.shell("echo x >/root/file").expect()
+    bench.shell("echo x >~/file").expect()
     left = _containers(bench) - before
     if left:
         raise CheckFailed(f"left in the store: {', '.join(sorted(left))}")
