@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from udocker.host.loader import Library
 
 _MAX_LIBC_BYTES = 8 << 20
+_BANNER = b" release version "
 MAX_BROUGHT = 256
 """Libraries that one image may need of the host, beside the driver's."""
 
@@ -50,7 +51,8 @@ class Fitting:
         self._searches: dict[str, _Search] = {}
         self._brought: dict[str, DriverLibrary] = {}
         self._faults: dict[str, str] = {}
-        self._glibc = glibc_of(image)
+        self.glibc = glibc_of(image)
+        """The version of the image's; empty: it has none."""
 
     def misfit(self, library: DriverLibrary) -> str:
         """Return why the image cannot load `library`, as a sentence; empty when it can."""
@@ -99,7 +101,7 @@ class Fitting:
                 need = max(missing, key=_numbers)
                 text = f"is too old for {library.soname} (needs {need})"
                 if file.startswith(C_LIBRARY) and not own:
-                    return f"image glibc {self._glibc} {text}"
+                    return f"image glibc {self.glibc} {text}"
                 return f"{'the host' if own else 'the image'}'s {file} {text}"
         return ""
 
@@ -148,10 +150,12 @@ def _told_version(libc: str) -> tuple[int, ...]:
     """Return the version that a glibc prints when it is run as a program; none: it has no such."""
     try:
         with open(libc, "rb") as file:
-            _, found, rest = file.read(_MAX_LIBC_BYTES).partition(b" release version ")
+            data = file.read(_MAX_LIBC_BYTES)
     except OSError:
         return ()
-    words = rest[:16].split(b".")[:2] if found else []
+    start = data.find(_BANNER)
+    rest = data[start + len(_BANNER) : start + len(_BANNER) + 16] if start >= 0 else b""
+    words = rest.split(b".")[:2] if rest else []
     return tuple(map(int, words)) if all(word.isdigit() for word in words) else ()
 
 

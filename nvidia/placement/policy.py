@@ -204,7 +204,7 @@ class _Court:
         self._chosen: dict[tuple[str, str], DriverLibrary] = {}
 
     def select(self, capabilities: tuple[str, ...]) -> Selection:
-        glibc = closure.glibc_of(self._image)
+        glibc = self._fitting.glibc
         obstacle = None if glibc else obstacle_of(self._image)
         for library in self._wanted(capabilities):
             if obstacle:
